@@ -1,0 +1,1 @@
+"""Simulation of twins: one Solver contract, one folder per kind of physics."""

@@ -1,0 +1,160 @@
+"""Contact: what touches, and the impulse it gets. Configuration for hosts, functions for kernels.
+
+Ground: PhysTwin's impulse (paper, appendix: table contact) with three changes. The time of impact
+stays inside the substep, so a node that grazes the plane does not jump; a node under the plane is
+put back on it, whatever its velocity; and there is no speed below which contact is ignored.
+Self-collision: the same impulse between two nodes, weighted alike on both, so momentum is kept.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import warp as wp
+
+from physgym.errors import DataError
+
+__all__ = ["GroundPlane", "SelfCollision", "ground_response", "pair_velocity_change"]
+
+
+@dataclass(frozen=True)
+class GroundPlane:
+    """A fixed plane; nodes stay where ``normal . x >= offset_m``.
+
+    Attributes:
+        normal: unit vector out of the ground.
+        offset_m: distance of the plane from the origin along the normal [m].
+    """
+
+    normal: tuple[float, float, float] = (0.0, 0.0, 1.0)
+    offset_m: float = 0.0
+
+    def __post_init__(self) -> None:
+        length = math.sqrt(sum(c * c for c in self.normal))
+        if not abs(length - 1.0) < 1e-5 or not math.isfinite(self.offset_m):
+            raise DataError(
+                f"ground normal {self.normal} has length {length:.6g}, offset {self.offset_m} m",
+                where="GroundPlane",
+                expected="a unit normal and a finite offset",
+                fix="divide the normal by its length",
+            )
+
+
+@dataclass(frozen=True)
+class SelfCollision:
+    """Impulses between nodes that come close, springs' neighbours left out.
+
+    Attributes:
+        distance_m: nodes nearer than this collide [m].
+        restitution: 0 keeps no approach speed, 1 keeps all.
+        friction: Coulomb coefficient between nodes.
+        excluded_hops: nodes that so many springs (or fewer) join never collide; nor do nodes that
+            are nearer than ``distance_m`` in the rest shape.
+        skin: the candidate list reaches ``skin * distance_m`` farther than contact and is made anew
+            when a node has moved half of that.
+        max_neighbours: mean number of candidates per node that memory is kept for.
+    """
+
+    distance_m: float
+    restitution: float = 0.7
+    friction: float = 0.3
+    excluded_hops: int = 1
+    skin: float = 0.5
+    max_neighbours: int = 64
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "distance_m": self.distance_m > 0.0,
+            "restitution": 0.0 <= self.restitution <= 1.0,
+            "friction": self.friction >= 0.0,
+            "excluded_hops": self.excluded_hops >= 0,
+            "skin": self.skin > 0.0,
+            "max_neighbours": self.max_neighbours > 0,
+        }
+        for name, ok in ranges.items():
+            if not ok:
+                raise DataError(
+                    f"{name} = {getattr(self, name)}",
+                    where=f"SelfCollision.{name}",
+                    expected="distance, skin, list size > 0; restitution in [0, 1]; friction >= 0",
+                    fix=f"change {name}",
+                )
+
+
+@wp.func
+def coulomb_scale(normal_speed: float, tangent_speed: float, restitution: float, friction: float) -> float:
+    """What is left of the tangential velocity after an impact: 0 sticks, 1 slides freely."""
+    return wp.max(
+        0.0, 1.0 - friction * (1.0 + restitution) * normal_speed / wp.max(tangent_speed, 1.0e-6)
+    )
+
+
+@wp.func
+def ground_response(
+    x: wp.vec3,
+    v: wp.vec3,
+    normal: wp.vec3,
+    offset: float,
+    restitution: float,
+    friction: float,
+    h: float,
+) -> tuple[wp.vec3, wp.vec3]:
+    """Position and velocity after one substep near a plane.
+
+    Args:
+        x: position at the start [m].
+        v: velocity during the substep, before contact [m/s].
+        normal: unit normal of the plane.
+        offset: distance of the plane from the origin along the normal [m].
+        restitution: 0 to 1.
+        friction: Coulomb coefficient.
+        h: length of the substep [s].
+
+    Returns:
+        Position [m] and velocity [m/s] at the end.
+    """
+    height = wp.dot(normal, x) - offset
+    vn = wp.dot(normal, v)
+    v_new = v
+    x_new = x + v * h
+    if height + vn * h < 0.0:
+        if vn < 0.0:
+            vt = v - vn * normal
+            speed = wp.sqrt(wp.dot(vt, vt) + 1.0e-12)
+            v_new = coulomb_scale(-vn, speed, restitution, friction) * vt - (restitution * vn) * normal
+            toi = wp.clamp(-height / vn, 0.0, h)
+            x_new = x + v * toi + v_new * (h - toi)
+        depth = wp.dot(normal, x_new) - offset
+        if depth < 0.0:
+            x_new = x_new - depth * normal
+    return x_new, v_new
+
+
+@wp.func
+def pair_velocity_change(
+    gap: wp.vec3, approach: wp.vec3, distance: float, restitution: float, friction: float
+) -> wp.vec3:
+    """Change of the relative velocity of two nodes that collide; zero where they do not.
+
+    Args:
+        gap: position of the second node minus the first [m].
+        approach: velocity of the second node minus the first [m/s].
+        distance: contact distance [m].
+        restitution: 0 to 1.
+        friction: Coulomb coefficient.
+
+    Returns:
+        Change of ``approach`` [m/s].
+    """
+    change = wp.vec3(0.0, 0.0, 0.0)
+    length = wp.length(gap)
+    if length < distance and length > 1.0e-9:
+        n = gap / length
+        un = wp.dot(approach, n)
+        if un < 0.0:
+            ut = approach - un * n
+            speed = wp.sqrt(wp.dot(ut, ut) + 1.0e-12)
+            keep = coulomb_scale(-un, speed, restitution, friction)
+            change = (keep - 1.0) * ut - ((1.0 + restitution) * un) * n
+    return change

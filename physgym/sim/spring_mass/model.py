@@ -1,0 +1,258 @@
+"""SpringMassModel: what all worlds share. SpringMassParameters: what each world may have its own.
+
+Shapes: B worlds, N nodes, S springs, K driven points. A first axis of length 1 is shared by all
+worlds; a spring axis of length 1 is shared by all springs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from physgym.errors import DataError
+from physgym.sim.contact import GroundPlane, SelfCollision
+from physgym.sim.spring_mass.force_law import ForceLaw, clamp_one_sided, stiffness_coefficient
+from physgym.sim.spring_mass.topology import merge_springs, rest_lengths
+
+__all__ = ["Coefficients", "SpringMassModel", "SpringMassParameters"]
+
+
+@dataclass(frozen=True)
+class SpringMassModel:
+    """Topology and constants of a spring-mass object.
+
+    Attributes:
+        rest_position: shape in which no spring is stretched [m], shape (N, 3).
+        edges: springs as node pairs, shape (S, 2); any order, no repeats.
+        driven_index: nodes that are driven, shape (K,).
+        law: elastic law of the springs.
+        law_exponent: p of the laws ``soft`` and ``power``.
+        gravity_m_per_s2: gravity vector [m/s^2].
+        ground: a plane that nodes stay above, or None.
+        self_collision: impulses between near nodes, or None.
+        stiffness_range: every stiffness is clamped to this range, in the law's unit.
+        driven_dashpot: True lets dashpots see the true velocity of driven points; False is PhysTwin's
+            published behaviour, where they see a driven point at rest.
+    """
+
+    rest_position: np.ndarray
+    edges: np.ndarray
+    driven_index: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
+    law: ForceLaw = ForceLaw.STRAIN
+    law_exponent: float = 0.5
+    gravity_m_per_s2: tuple[float, float, float] = (0.0, 0.0, -9.81)
+    ground: GroundPlane | None = None
+    self_collision: SelfCollision | None = None
+    stiffness_range: tuple[float, float] = (0.0, 1.0e7)
+    driven_dashpot: bool = True
+
+    def __post_init__(self) -> None:
+        rest = np.array(self.rest_position, dtype=np.float64)
+        edges = np.array(self.edges, dtype=np.int32).reshape(-1, 2)
+        driven = np.array(self.driven_index, dtype=np.int32).reshape(-1)
+        if rest.ndim != 2 or rest.shape[1] != 3 or not np.isfinite(rest).all():
+            raise DataError(
+                f"rest_position has shape {rest.shape} or missing values",
+                where="SpringMassModel.rest_position",
+                expected="(N, 3), finite, metres",
+                fix="drop or fill missing points first",
+            )
+        for name, index in (("edges", edges), ("driven_index", driven)):
+            if index.size and (index.min() < 0 or index.max() >= len(rest)):
+                raise DataError(
+                    f"{name} names node {int(index.max())} or {int(index.min())}",
+                    where=f"SpringMassModel.{name}",
+                    expected=f"nodes 0 to {len(rest) - 1}",
+                    fix="build the springs from the same points",
+                )
+        if len(merge_springs(edges)) != len(edges):
+            raise DataError(
+                "springs repeat, or join a node to itself",
+                where="SpringMassModel.edges",
+                expected="each pair of different nodes once",
+                fix="pass the pairs through topology.merge_springs",
+            )
+        if len(np.unique(driven)) != len(driven):
+            raise DataError(
+                "a node is driven twice",
+                where="SpringMassModel.driven_index",
+                expected="different nodes",
+                fix="remove repeats",
+            )
+        if not math.isfinite(self.law_exponent) or self.law_exponent < 0.0:
+            raise DataError(
+                f"law_exponent = {self.law_exponent}",
+                where="SpringMassModel.law_exponent",
+                expected="a finite number, 0 or more",
+                fix="use 0.5 for Spring-Gaus, 1 for a linear power law",
+            )
+        for name, value in (("rest_position", rest), ("edges", edges), ("driven_index", driven)):
+            value.setflags(write=False)
+            object.__setattr__(self, name, value)
+
+    @property
+    def node_count(self) -> int:
+        """N."""
+        return len(self.rest_position)
+
+    @property
+    def spring_count(self) -> int:
+        """S."""
+        return len(self.edges)
+
+    def default_parameters(
+        self,
+        *,
+        stiffness: float,
+        mass_kg: float,
+        dashpot_ns_per_m: float = 0.0,
+        drag_per_s: float = 0.0,
+        restitution: float = 0.0,
+        friction: float = 0.0,
+    ) -> SpringMassParameters:
+        """Uniform parameters with the rest shape's lengths.
+
+        Args:
+            stiffness: of every spring, in the law's unit.
+            mass_kg: mass of the whole object [kg], shared equally by its nodes.
+            dashpot_ns_per_m: damping along every spring [N s/m].
+            drag_per_s: velocity decay rate [1/s].
+            restitution: of the ground, 0 to 1.
+            friction: Coulomb coefficient of the ground.
+
+        Returns:
+            Parameters shared by all worlds.
+        """
+        lengths = torch.as_tensor(rest_lengths(self.rest_position, self.edges), dtype=torch.float32)
+        return SpringMassParameters(
+            log_stiffness=torch.full((1, self.spring_count), math.log(stiffness)),
+            rest_length_m=lengths[None],
+            dashpot_ns_per_m=torch.tensor([[dashpot_ns_per_m]]),
+            mass_kg=torch.full((1, self.node_count), mass_kg / self.node_count),
+            drag_per_s=torch.tensor([drag_per_s]),
+            restitution=torch.tensor([restitution]),
+            friction=torch.tensor([friction]),
+        )
+
+
+class Coefficients(NamedTuple):
+    """What the kernels multiply with, made from the parameters by torch; float32, contiguous."""
+
+    stiffness: torch.Tensor  # (B or 1, S)
+    rest_length: torch.Tensor  # (B or 1, S)
+    dashpot: torch.Tensor  # (B or 1, S or 1)
+    inv_mass: torch.Tensor  # (B or 1, N), 0 for driven nodes
+    decay: torch.Tensor  # (B or 1,), exp(-h c)
+    restitution: torch.Tensor  # (B or 1,)
+    friction: torch.Tensor  # (B or 1,)
+
+
+@dataclass(frozen=True)
+class SpringMassParameters:
+    """What identification fits; any tensor may require a gradient.
+
+    Attributes:
+        log_stiffness: natural logarithm of the stiffness in the law's unit, shape (B or 1, S or 1).
+        rest_length_m: [m], shape (B or 1, S).
+        dashpot_ns_per_m: damping along the springs [N s/m], shape (B or 1, S or 1).
+        mass_kg: mass of the nodes [kg], shape (B or 1, N).
+        drag_per_s: rate at which velocity decays [1/s], shape (B or 1,).
+        restitution: of the ground, clamped to [0, 1], shape (B or 1,).
+        friction: Coulomb coefficient of the ground, clamped to 0 and more, shape (B or 1,).
+        eta: weight of each spring (Spring-Gaus's soft vector), shape (B or 1, S or 1).
+    """
+
+    log_stiffness: torch.Tensor
+    rest_length_m: torch.Tensor
+    dashpot_ns_per_m: torch.Tensor
+    mass_kg: torch.Tensor
+    drag_per_s: torch.Tensor
+    restitution: torch.Tensor
+    friction: torch.Tensor
+    eta: torch.Tensor = field(default_factory=lambda: torch.ones(1, 1))
+
+    def replace(self, **changes: torch.Tensor) -> SpringMassParameters:
+        """A copy with some tensors changed.
+
+        Args:
+            **changes: new tensors by field name.
+
+        Returns:
+            The copy; unchanged tensors are shared.
+        """
+        return replace(self, **changes)
+
+    def check(self, model: SpringMassModel, worlds: int) -> None:
+        """Raise where a tensor does not fit the model or holds impossible values.
+
+        Args:
+            model: the model they are meant for.
+            worlds: B.
+
+        Raises:
+            DataError: naming the field.
+        """
+        springs, nodes = model.spring_count, model.node_count
+        shapes: dict[str, tuple[set[int], ...]] = {
+            "log_stiffness": ({1, worlds}, {1, springs}),
+            "rest_length_m": ({1, worlds}, {springs}),
+            "dashpot_ns_per_m": ({1, worlds}, {1, springs}),
+            "mass_kg": ({1, worlds}, {nodes}),
+            "drag_per_s": ({1, worlds},),
+            "restitution": ({1, worlds},),
+            "friction": ({1, worlds},),
+            "eta": ({1, worlds}, {1, springs}),
+        }
+        positive = {"rest_length_m", "mass_kg"}
+        for name, allowed in shapes.items():
+            value = getattr(self, name).detach()
+            fits = value.dim() == len(allowed) and all(
+                size in sizes for size, sizes in zip(value.shape, allowed, strict=True)
+            )
+            if not fits or not bool(torch.isfinite(value).all()):
+                raise DataError(
+                    f"{name} has shape {tuple(value.shape)} or values that are not finite",
+                    where=f"SpringMassParameters.{name}",
+                    expected=" x ".join("one of " + str(sorted(s)) for s in allowed) + ", finite",
+                    fix=f"this solver has {worlds} worlds, {springs} springs, {nodes} nodes",
+                )
+            if name in positive and not bool((value > 0.0).all()):
+                raise DataError(
+                    f"{name} has a value of {float(value.min()):.3g}",
+                    where=f"SpringMassParameters.{name}",
+                    expected="more than 0",
+                    fix="drop springs without length and nodes without mass",
+                )
+
+    def coefficients(self, model: SpringMassModel, substep_s: float) -> Coefficients:
+        """What the kernels multiply with; gradients flow through.
+
+        Args:
+            model: the model they are meant for.
+            substep_s: length of a substep [s].
+
+        Returns:
+            Float32 coefficients.
+        """
+        free = torch.ones(model.node_count, device=self.mass_kg.device)
+        free[torch.as_tensor(model.driven_index.copy(), dtype=torch.long)] = 0.0
+        made = Coefficients(
+            stiffness=stiffness_coefficient(
+                model.law,
+                self.log_stiffness,
+                self.rest_length_m,
+                eta=self.eta,
+                stiffness_range=model.stiffness_range,
+            ),
+            rest_length=self.rest_length_m,
+            dashpot=self.dashpot_ns_per_m,
+            inv_mass=free / self.mass_kg,
+            decay=torch.exp(-substep_s * self.drag_per_s),
+            restitution=clamp_one_sided(self.restitution, 0.0, 1.0),
+            friction=clamp_one_sided(self.friction, 0.0, float("inf")),
+        )
+        return Coefficients(*(c.to(torch.float32).contiguous() for c in made))

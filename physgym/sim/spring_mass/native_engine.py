@@ -1,0 +1,357 @@
+"""NativeEngine: blocks of worlds through the SIMD bodies, one launch per block, blocks on threads.
+
+How worlds are cut into blocks changes the speed, never the bits.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import warp as wp
+
+from physgym.sim.rollout import Gradients, Plan
+from physgym.sim.spring_mass.blowup import raise_blow_up
+from physgym.sim.spring_mass.layout import LANES, Layout
+from physgym.sim.spring_mass.model import Coefficients, SpringMassModel
+from physgym.sim.spring_mass.native import forward_kernel
+from physgym.sim.spring_mass.native_adjoint import adjoint_kernel, adjoint_room, segment_length
+
+__all__ = ["Block", "NativeEngine", "cut_blocks"]
+
+
+class Block(NamedTuple):
+    """Worlds that one launch runs.
+
+    Attributes:
+        start: first world.
+        count: number of worlds.
+        width: lanes; 1 means the layout for a single world.
+    """
+
+    start: int
+    count: int
+    width: int
+
+    @property
+    def lanes(self) -> int:
+        """Floats in a vector of this block's kernels."""
+        return LANES if self.width == 1 else self.width
+
+
+def cut_blocks(worlds: int, threads: int) -> list[Block]:
+    """Cut worlds into blocks: wide ones for many worlds, single ones for few.
+
+    Args:
+        worlds: B.
+        threads: threads that share them.
+
+    Returns:
+        Blocks in the order of the worlds.
+    """
+    blocks: list[Block] = []
+    bounds = np.linspace(0, worlds, min(worlds, threads) + 1).round().astype(int)
+    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+        at = int(start)
+        while at < stop:
+            left = int(stop) - at
+            width = 16 if left > 10 else 8 if left > 3 else 1
+            count = min(left, width)
+            blocks.append(Block(at, count, width))
+            at += count
+    return blocks
+
+
+class NativeEngine:
+    """Runs frames on the CPU with SIMD.
+
+    Args:
+        model: topology and constants, without self-collision.
+        layout: springs in the orders that the bodies read.
+        worlds: B.
+        threads: most threads to use.
+    """
+
+    def __init__(self, model: SpringMassModel, layout: Layout, worlds: int, threads: int) -> None:
+        self.model, self.layout, self.worlds = model, layout, worlds
+        self.blocks = cut_blocks(worlds, threads)
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 and len(self.blocks) > 1 else None
+        self._kept = threading.local()
+        self._index = {
+            name: torch.as_tensor(getattr(layout, name), dtype=torch.long)
+            for name in ("upper_spring", "column_spring", "chunk_node", "spring_slot", "node_slot")
+        }
+        self._ints = {
+            "driven_index": _ints(model.driven_index),
+            "upper_start": _ints(layout.upper_start),
+            "upper_node": _ints(layout.upper_node),
+            "chunk_start": _ints(layout.chunk_start),
+            "chunk_node": _ints(layout.chunk_node * 8),
+            "column_node": _ints(layout.column_node * 8),
+            "driven_slot": _ints(layout.node_slot[model.driven_index]),
+        }
+
+    def forward(
+        self,
+        plan: Plan,
+        position: torch.Tensor,
+        velocity: torch.Tensor,
+        driven: torch.Tensor,
+        coefficients: Sequence[torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `physgym.sim.rollout.Engine.forward`."""
+        shape = (self.worlds, plan.frames + 1, self.model.node_count, 3)
+        positions, velocities = torch.empty(shape), torch.empty(shape)
+        positions[:, 0], velocities[:, 0] = position, velocity
+        given = Coefficients(*(c.detach() for c in coefficients))
+        nodes = self.model.node_count
+
+        def run(block: Block) -> np.ndarray:
+            arrays, pack = self._inputs(plan, driven.detach(), given, block)
+            kernel = forward_kernel(_name(block), block.lanes, self.model.law.kernel_kind)
+            state = pack(torch.cat([positions[:, :1], velocities[:, :1]], dim=-1))[0]
+            # The same room again: the other state buffer, or the forces.
+            arrays["work"] = _floats(torch.cat([state.flatten(), torch.zeros(state.numel())]))
+            out = torch.empty(plan.frames, nodes, *((8,) if block.width == 1 else (6, block.width)))
+            arrays["out"] = _floats(out)
+            kernel.launch(arrays)
+            stop = block.start + block.count
+            if block.width == 1:
+                positions[block.start, 1:], velocities[block.start, 1:] = out[..., :3], out[..., 4:7]
+            else:
+                out = out[..., : block.count].permute(3, 0, 1, 2)
+                positions[block.start : stop, 1:], velocities[block.start : stop, 1:] = (
+                    out[..., :3],
+                    out[..., 3:],
+                )
+            return arrays["status"].numpy()
+
+        for block, status in zip(self.blocks, self._map(run), strict=True):
+            if status[0]:
+                world = block.start + min(int(status[1]), block.count - 1)
+                raise_blow_up(self.model, given, plan, world, int(status[2]), int(status[3]))
+        return positions, velocities
+
+    def backward(
+        self,
+        plan: Plan,
+        positions: torch.Tensor,
+        velocities: torch.Tensor,
+        driven: torch.Tensor,
+        coefficients: Sequence[torch.Tensor],
+        grad_positions: torch.Tensor,
+        grad_velocities: torch.Tensor,
+    ) -> Gradients:
+        """See `physgym.sim.rollout.Engine.backward`."""
+        given = Coefficients(*(c.detach() for c in coefficients))
+        made = Gradients(
+            torch.empty_like(positions[:, 0]),
+            torch.empty_like(positions[:, 0]),
+            torch.zeros_like(driven),
+            tuple(torch.empty(self.worlds, *c.shape[1:]) for c in given),
+        )
+
+        def run(block: Block) -> None:
+            arrays, pack = self._inputs(plan, driven, given, block)
+            kernel = adjoint_kernel(_name(block), block.lanes, self.model.law.kernel_kind)
+            arrays["frames"] = _floats(
+                pack(torch.cat([positions[:, :-1], velocities[:, :-1]], dim=-1))
+            )
+            states = torch.cat([grad_positions, grad_velocities], dim=-1)
+            self._adjoint_inputs(plan, given, block, arrays, states)
+            kernel.launch(arrays)
+            self._adjoint_outputs(plan, block, arrays, given, made)
+
+        self._map(run)
+        return made
+
+    def _adjoint_inputs(
+        self,
+        plan: Plan,
+        given: Coefficients,
+        block: Block,
+        arrays: dict[str, Any],
+        grad_out: torch.Tensor,
+    ) -> None:
+        """Room for the adjoints of one block, and those of the outputs in its layout."""
+        single = block.width == 1
+        nodes, lanes, chunks = self.model.node_count, block.lanes, len(self.layout.chunk_node)
+        stop = block.start + block.count
+        if single:
+            wide = torch.cat([grad_out[block.start], torch.zeros(plan.frames + 1, 1, 6)], dim=1)
+            grad_out = wide[:, self._index["chunk_node"]].permute(0, 1, 3, 2)
+            state, velocity, slots = (nodes + 1) * 8, chunks * 3 * LANES, self.layout.column_node.size
+            sizes = {"grad_state": chunks * 6 * LANES, "grad_mass": chunks * LANES}
+        else:
+            padded = torch.zeros(*grad_out.shape[1:], lanes)
+            padded[..., : block.count] = grad_out[block.start : stop].permute(1, 2, 3, 0)
+            grad_out = padded
+            state, velocity, slots = nodes * 6 * lanes, nodes * 3 * lanes, self.model.spring_count * lanes
+            sizes = {"grad_state": state, "grad_mass": nodes * lanes}
+        segment = segment_length(plan.substeps, state)
+        scalars = self._int_scalars(plan, given)
+        arrays["ci"] = _ints(np.append(scalars, segment))
+        room = adjoint_room(plan.substeps, segment, state, velocity)
+        # Kept for the thread's next block: fresh pages cost as much as half the adjoint.
+        work: torch.Tensor | None = getattr(self._kept, "work", None)
+        if work is None or work.numel() < room:
+            work = self._kept.work = torch.zeros(room)
+        arrays["work"] = _floats(work)
+        sizes |= {
+            "grad_driven": (plan.frames + 1) * len(self.model.driven_index) * 3 * block.width,
+            "grad_stiffness": slots,
+            "grad_rest": slots,
+            "grad_dashpot": slots if scalars[7] else 1,
+            "grad_scalars": 4 * lanes,
+        }
+        arrays["grad_out"] = _floats(grad_out)
+        for name, size in sizes.items():
+            arrays[name] = wp.zeros(max(1, size), dtype=wp.float32, device="cpu")
+
+    def _adjoint_outputs(
+        self, plan: Plan, block: Block, arrays: dict[str, Any], given: Coefficients, made: Gradients
+    ) -> None:
+        """Write the adjoints of one block's worlds to where torch wants them."""
+        nodes, springs, lanes = self.model.node_count, self.model.spring_count, block.lanes
+        own = slice(block.start, block.start + block.count)
+        get = {n: wp.to_torch(arrays[n]) for n in arrays if n.startswith("grad_")}
+        per_spring = bool(arrays["ci"].numpy()[7])
+        scalars = get["grad_scalars"].view(4, lanes)
+        if block.width == 1:
+            slot = self._index["node_slot"]
+            state = get["grad_state"].view(-1, 6, LANES).permute(0, 2, 1).reshape(-1, 6)[slot][None]
+            mass = get["grad_mass"][slot][None]
+            pick = self._index["spring_slot"]
+            by_spring = {n: get[n][pick][None] for n in ("grad_stiffness", "grad_rest")}
+            dash = get["grad_dashpot"][pick][None] if per_spring else 0.5 * scalars[3].sum()[None, None]
+            # In the single layout a vector holds nodes, so a scalar is the sum over its lanes.
+            scalars = scalars.sum(dim=1, keepdim=True)
+        else:
+            state = get["grad_state"].view(nodes, 6, lanes).permute(2, 0, 1)[: block.count]
+            mass = get["grad_mass"].view(nodes, lanes).T[: block.count]
+            back = torch.argsort(self._index["upper_spring"])
+
+            def unpack(name: str) -> torch.Tensor:
+                return get[name].view(springs, lanes)[back].T[: block.count]
+
+            by_spring = {n: unpack(n) for n in ("grad_stiffness", "grad_rest")}
+            dash = unpack("grad_dashpot") if per_spring else scalars[3, : block.count, None]
+            scalars = scalars[:, : block.count]
+        made.position[own], made.velocity[own] = state[..., :3], state[..., 3:]
+        count = len(self.model.driven_index)
+        if count:
+            path = get["grad_driven"].view(plan.frames + 1, count, 3, block.width)
+            made.driven[own] = path[..., : block.count].permute(3, 0, 1, 2)
+        to = Coefficients(*made.coefficients)
+        to.stiffness[own], to.rest_length[own] = by_spring["grad_stiffness"], by_spring["grad_rest"]
+        to.dashpot[own] = dash
+        inv_mass = _of(given.inv_mass, torch.arange(block.start, block.start + block.count))
+        # The kernel sums acceleration adjoint times h F/m, which is h/m times what is wanted by h/m.
+        to.inv_mass[own] = torch.where(inv_mass > 0.0, mass / inv_mass.clamp(min=1e-30), 0.0)
+        to.decay[own], to.restitution[own], to.friction[own] = scalars[0], scalars[1], scalars[2]
+
+    def _map(self, run: Callable[[Block], Any]) -> list[Any]:
+        if self._pool is None:
+            return [run(block) for block in self.blocks]
+        return list(self._pool.map(run, self.blocks))
+
+    def _inputs(
+        self, plan: Plan, driven: torch.Tensor, given: Coefficients, block: Block
+    ) -> tuple[dict[str, Any], Callable[[torch.Tensor], torch.Tensor]]:
+        """Arrays of one block, and the function that lays out states (B, T, N, 6) for it."""
+        h = plan.substep_s
+        single = block.width == 1
+        worlds = torch.arange(block.start, block.start + max(1, block.width))
+        worlds = worlds.clamp(max=block.start + block.count - 1)
+        arrays = dict(self._ints)
+        arrays["ci"] = _ints(self._int_scalars(plan, given))
+        arrays["cf"] = _floats(torch.tensor(self._float_scalars(plan)))
+        arrays["status"] = wp.zeros(4, dtype=wp.int32, device="cpu")
+        lay = self._single_springs if single else self._lanes_springs
+        arrays["stiffness"] = _floats(lay(given.stiffness, worlds, 0.0))
+        arrays["rest"] = _floats(lay(given.rest_length, worlds, 1.0))
+        if given.dashpot.shape[1] == 1 and self.model.spring_count != 1:
+            arrays["dashpot"] = _floats(_of(given.dashpot[:, 0], worlds))
+        else:
+            # A dashpot per spring has no shared form in the bodies.
+            wide = given.dashpot.expand(max(given.dashpot.shape[0], 2), -1)
+            arrays["dashpot"] = _floats(lay(wide, worlds.clamp(max=wide.shape[0] - 1), 0.0))
+        mass = given.inv_mass * h
+        if single:
+            mass = torch.cat([_of(mass, worlds)[0], torch.zeros(1)])[self._index["chunk_node"]]
+        else:
+            mass = mass[0] if mass.shape[0] == 1 else mass[worlds].T
+        arrays["h_over_m"] = _floats(mass)
+        for name in ("decay", "restitution", "friction"):
+            arrays[name] = _floats(_of(getattr(given, name), worlds))
+        path = driven[worlds].permute(1, 2, 3, 0)
+        arrays["driven"] = _floats(path)
+
+        def pack(states: torch.Tensor) -> torch.Tensor:
+            if not single:
+                return states[worlds].permute(1, 2, 3, 0).contiguous()
+            made = states.new_zeros(states.shape[1], states.shape[2] + 1, 8)
+            made[:, :-1, :3], made[:, :-1, 4:7] = states[block.start, ..., :3], states[block.start, ..., 3:]
+            return made
+
+        return arrays, pack
+
+    def _single_springs(self, value: torch.Tensor, worlds: torch.Tensor, pad: float) -> torch.Tensor:
+        padded = torch.cat([_of(value, worlds)[0], torch.tensor([pad])])
+        return padded[self._index["column_spring"]]
+
+    def _lanes_springs(self, value: torch.Tensor, worlds: torch.Tensor, pad: float) -> torch.Tensor:
+        order = self._index["upper_spring"]
+        return value[0][order] if value.shape[0] == 1 else value[worlds][:, order].T
+
+    def _int_scalars(self, plan: Plan, given: Coefficients) -> np.ndarray:
+        model = self.model
+        return np.array(
+            [
+                model.node_count,
+                len(model.driven_index),
+                plan.frames,
+                plan.substeps,
+                given.stiffness.shape[0] == 1,
+                given.rest_length.shape[0] == 1,
+                given.inv_mass.shape[0] == 1,
+                not (given.dashpot.shape[1] == 1 and model.spring_count != 1),
+                model.ground is not None,
+                len(self.layout.chunk_node),
+            ]
+        )
+
+    def _float_scalars(self, plan: Plan) -> list[float]:
+        model, h = self.model, plan.substep_s
+        normal = model.ground.normal if model.ground else (0.0, 0.0, 1.0)
+        return [
+            h,
+            1.0 / plan.frame_dt_s if model.driven_dashpot else 0.0,
+            *(h * g for g in model.gravity_m_per_s2),
+            *normal,
+            model.ground.offset_m if model.ground else 0.0,
+            model.law_exponent,
+        ]
+
+
+def _name(block: Block) -> str:
+    return "single" if block.width == 1 else "lanes"
+
+
+def _of(value: torch.Tensor, worlds: torch.Tensor) -> torch.Tensor:
+    """Rows of a tensor whose first axis is B, or 1 for shared by all worlds."""
+    return value[worlds] if value.shape[0] > 1 else value.expand(len(worlds), *value.shape[1:])
+
+
+def _floats(tensor: torch.Tensor) -> Any:
+    flat = tensor.detach().to(torch.float32).contiguous().flatten()
+    return wp.from_torch(flat if flat.numel() else torch.zeros(1))
+
+
+def _ints(array: np.ndarray) -> Any:
+    flat = np.ascontiguousarray(array, dtype=np.int32).ravel()
+    return wp.array(flat if flat.size else np.zeros(1, np.int32), dtype=wp.int32, device="cpu")

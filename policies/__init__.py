@@ -1,0 +1,1 @@
+"""From twin to behaviour: planning, learning, safety. Imports physgym only."""

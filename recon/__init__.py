@@ -1,0 +1,1 @@
+"""From sensors to twin: episodes, tracks, identification. Imports physgym only."""

@@ -1,0 +1,1 @@
+"""Cameras: librealsense, calibration, and checks of a recording rig."""

@@ -1,0 +1,118 @@
+"""Arrays from files that others wrote: plain numbers only, never a pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from physgym.errors import DataError
+
+__all__ = ["file_sha256", "npz_keys", "number_array", "read_npz"]
+
+
+def read_npz(path: str | Path) -> dict[str, np.ndarray]:
+    """Read every array of an ``.npz`` and never unpickle.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The arrays by name.
+
+    Raises:
+        DataError: if the file is missing, truncated, no ``.npz``, or holds Python objects.
+    """
+    path = Path(path).expanduser()
+    key = ""
+    if not path.is_file():
+        raise DataError("no such file", where=str(path), expected="an .npz file")
+    if not zipfile.is_zipfile(path):
+        raise DataError(
+            "not an .npz archive, or the end of it is missing",
+            where=str(path),
+            expected="a whole .npz of plain number arrays",
+            fix="copy or record the file again",
+        )
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {}
+            for key in archive.files:
+                arrays[key] = archive[key]
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        objects = "pickle" in str(error).lower()
+        raise DataError(
+            "it holds Python objects (a pickle)" if objects else f"it cannot be read: {error}",
+            where=f"{path}: {key}" if key else str(path),
+            expected="a whole .npz of plain number arrays",
+            fix="save it again with plain arrays; pickles are never loaded"
+            if objects
+            else "copy or record the file again; it may be cut off",
+        ) from error
+    return arrays
+
+
+def npz_keys(path: str | Path) -> set[str]:
+    """Names of the arrays in an ``.npz``, without reading them.
+
+    Args:
+        path: any path.
+
+    Returns:
+        The names; none when it is no readable ``.npz``.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return set()
+    return {name.removesuffix(".npy") for name in names if name.endswith(".npy")}
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file's bytes.
+
+    Args:
+        path: the file.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def number_array(value: Any, dtype: Any, shape: tuple[Any, ...], where: str) -> np.ndarray:
+    """A writable copy of an array of numbers.
+
+    Args:
+        value: anything.
+        dtype: of the copy.
+        shape: expected lengths; a text stands for any length.
+        where: file and field, for the message.
+
+    Returns:
+        The copy.
+
+    Raises:
+        DataError: if it is not numbers, or of another shape.
+    """
+    expected = "(" + ", ".join(str(length) for length in shape) + ("," * (len(shape) == 1)) + ")"
+    try:
+        given = np.asarray(value)
+        if given.dtype.kind not in "biuf":
+            raise TypeError(f"dtype {given.dtype}")
+        array = np.array(given, dtype=dtype, order="C")
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"not an array of numbers: {error}", where=where, expected=expected
+        ) from error
+    fits = array.ndim == len(shape) and all(
+        isinstance(want, str) or want == got for want, got in zip(shape, array.shape)
+    )
+    if not fits:
+        raise DataError(f"shape {array.shape}", where=where, expected=f"shape {expected}")
+    return array

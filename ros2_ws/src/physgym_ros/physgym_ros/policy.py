@@ -1,0 +1,340 @@
+"""Node `policy`: plans on a twin and streams joint trajectories to a cell, real or simulated.
+
+Hears ``joint_states`` and ``object/points`` (and ``goal/points``), publishes
+``<controller>/joint_trajectory``, ``policy/status`` and ``policy/success``. Planning runs in a
+thread of its own; what goes out has passed the safety filter; when observations grow old it brakes;
+on SIGINT and SIGTERM its last command is to brake.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.node import Node
+from sensor_msgs.msg import JointState, PointCloud2
+from std_msgs.msg import Bool
+from trajectory_msgs.msg import JointTrajectory
+
+from physgym.errors import DataError, PhysGymError
+from physgym_ros import conversions, qos
+from physgym_ros.chunks import Chunk, brake, move
+from physgym_ros.parameters import Range, declare, parameter
+from physgym_ros.process import run_node
+from physgym_ros.steering import Steering, SteeringConfig, read_goal
+
+__all__ = ["PolicyNode", "PolicyParameters", "main"]
+
+_LOST_M = 0.03
+"""Joints this far from what was commanded at rest were moved by somebody else."""
+
+
+@dataclass(frozen=True)
+class PolicyParameters:
+    """ROS parameters of `policy`; those of the planner are ``plan.*`` (`SteeringConfig`)."""
+
+    twin: str = parameter("", "Folder of the twin to plan on.")
+    goal: str = parameter("", "File .npz with the goal under `points`; empty: topic goal/points.")
+    controller: str = parameter("cable_controller", "Name of the trajectory controller.")
+    joints: tuple[str, ...] = parameter(
+        ("left_x", "left_y", "left_z", "right_x", "right_y", "right_z"),
+        "Joints that move the grippers: x, y, z of the first, then of the second.",
+    )
+    observation_timeout_s: float = parameter(
+        0.5, "Brake when joint states or points are older than this [s].", span=Range(0.05, 60)
+    )
+    lead_s: float = parameter(
+        0.02, "A trajectory goes out at least this long before it starts [s].", span=Range(0, 1)
+    )
+    success_distance_m: float = parameter(
+        0.02, "Mean distance to the goal that counts as reached [m].", span=Range(1e-4, 1)
+    )
+    success_hold_s: float = parameter(
+        0.5, "The distance must stay below for this long [s].", span=Range(0, 60)
+    )
+    exit_on_success: bool = parameter(False, "End the node when the goal is reached.")
+
+
+class PolicyNode:
+    """The node and its planning thread.
+
+    Args:
+        stop: set from here on failure, or on success when so configured.
+
+    Raises:
+        PhysGymError: if the twin or the goal cannot be used.
+    """
+
+    def __init__(self, stop: threading.Event) -> None:
+        self.exit_code = 0
+        self.node = Node("policy")
+        self._stop_process = stop
+        self.config = declare(self.node, PolicyParameters)
+        steering = declare(self.node, SteeringConfig, prefix="plan.")
+        if not self.config.twin:
+            raise PhysGymError(
+                "no twin to plan on",
+                where="parameter twin of node policy",
+                expected="a folder that `physgym reconstruct` wrote",
+                fix="add `-p twin:=FOLDER`",
+            )
+        self._steering = Steering(Path(self.config.twin), steering)
+        self._period_s = steering.period_s
+        if self.config.goal:
+            self._steering.set_goal(read_goal(Path(self.config.goal)))
+        self._lock = threading.Lock()
+        self._halt = threading.Event()
+        self._joints: tuple[float, conversions.JointReading] | None = None
+        self._points_s = 0.0
+        self._chunk: Chunk | None = None
+        self._below_since_s: float | None = None
+        self._succeeded = False
+        self._overruns = 0
+        self._problem = ""
+        self._said = ""
+        self._make_topics()
+        self._thread = threading.Thread(target=self._run, name="planner", daemon=True)
+
+    def _make_topics(self) -> None:
+        node, command = self.node, f"{self.config.controller}/joint_trajectory"
+        self._command = node.create_publisher(
+            JointTrajectory,
+            command,
+            qos.COMMAND,
+            event_callbacks=qos.publisher_events(node, command),
+        )
+        self._status = node.create_publisher(DiagnosticArray, "policy/status", qos.STATE)
+        self._success = node.create_publisher(Bool, "policy/success", qos.LATCHED)
+        self._success.publish(conversions.success_message(False))
+        for kind, topic, callback, profile in (
+            (JointState, "joint_states", self._on_joints, qos.SENSOR),
+            (PointCloud2, "object/points", self._on_points, qos.SENSOR),
+            (PointCloud2, "goal/points", self._on_goal, qos.LATCHED),
+        ):
+            events = qos.subscription_events(node, topic)
+            node.create_subscription(kind, topic, callback, profile, event_callbacks=events)
+
+    def start(self) -> None:
+        """Start planning."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop planning and leave the robot braking: the context is still valid here."""
+        self._halt.set()
+        self._thread.join(timeout=5.0)
+        self._brake("stopped: the node was shut down", level=0)
+        # The message is on its way through shared memory or a socket; give it a moment to leave.
+        time.sleep(0.1)
+
+    def _now_s(self) -> float:
+        return 1e-9 * float(self.node.get_clock().now().nanoseconds)
+
+    def _on_joints(self, message: JointState) -> None:
+        try:
+            reading = conversions.joint_reading(message, self.config.joints)
+        except DataError as error:
+            self._complain(error)
+            return
+        with self._lock:
+            if self._joints is None or reading.stamp_s > self._joints[1].stamp_s:
+                self._joints = (time.monotonic(), reading)
+
+    def _on_points(self, message: PointCloud2) -> None:
+        try:
+            cloud = conversions.points(message)
+            with self._lock:
+                if self._steering.see(conversions.stamp_s(message.header), cloud):
+                    self._points_s = time.monotonic()
+        except DataError as error:
+            self._complain(error)
+
+    def _on_goal(self, message: PointCloud2) -> None:
+        try:
+            with self._lock:
+                self._steering.set_goal(conversions.points(message))
+                self._succeeded, self._below_since_s = False, None
+            self._success.publish(conversions.success_message(False))
+            self.node.get_logger().info("a new goal has come")
+        except DataError as error:
+            self._complain(error)
+
+    def _complain(self, error: DataError) -> None:
+        if error.what != self._problem:
+            self.node.get_logger().error(str(error))
+        self._problem = error.what
+
+    def _run(self) -> None:
+        try:
+            while not self._halt.is_set():
+                self._cycle()
+        except PhysGymError as error:
+            self.exit_code = 1
+            self.node.get_logger().fatal(f"planning failed: {error}")
+            self._brake(f"failed: {error.what}", level=2)
+            self._stop_process.set()
+
+    def _cycle(self) -> None:
+        missing = self._missing()
+        if missing:
+            self._brake(missing, level=1)
+            self._halt.wait(0.02)
+            return
+        switch_s = self._next_switch_s()
+        with self._lock:
+            assert self._joints is not None
+            arrived_s, reading = self._joints
+            seen = self._steering.latest()
+            goal_distance_m = self._steering.distance_m()
+            arrived_s = min(arrived_s, self._points_s)
+        joints, _ = self._commanded(switch_s, reading)
+        wanted = self._steering.act(
+            seen,
+            moved=(joints - reading.position).reshape(-1, 3),
+            at_s=switch_s,
+        )
+        late = self._now_s() + self.config.lead_s > switch_s
+        if late:
+            self._overruns += 1
+            switch_s = self._now_s() + self.config.lead_s
+        joints, before = self._commanded(switch_s, reading)
+        safe = self._steering.safe(
+            wanted, joints.reshape(-1, 3), seen_s=arrived_s, now_s=time.monotonic()
+        )
+        self._send(
+            move(
+                self.config.joints,
+                joints,
+                before,
+                safe.velocity.reshape(-1),
+                start_s=switch_s,
+                period_s=self._period_s,
+                deceleration=self._steering.config.acceleration_m_s2,
+            )
+        )
+        self._judge(goal_distance_m)
+        self._halt.wait(max(0.0, switch_s - self._now_s()))
+
+    def _missing(self) -> str:
+        """What keeps it from planning, or an empty text."""
+        with self._lock:
+            joints, points_s = self._joints, self._points_s
+            goal = self._steering.has_goal
+        if not goal:
+            return "waiting for a goal on goal/points"
+        for what, at_s in (
+            ("joint states", joints[0] if joints else 0.0),
+            ("object points", points_s),
+        ):
+            if at_s == 0.0:
+                return f"waiting for {what}" + (f" ({self._problem})" if self._problem else "")
+            if time.monotonic() - at_s > self.config.observation_timeout_s:
+                return f"watchdog: {what} have not come for too long"
+        return ""
+
+    def _next_switch_s(self) -> float:
+        """When the next chunk takes over: one period after the last, unless that has passed."""
+        earliest = self._now_s() + self._period_s
+        if self._chunk is None:
+            return earliest
+        planned = self._chunk.start_s + self._period_s
+        return planned if planned > self._now_s() + self.config.lead_s else earliest
+
+    def _commanded(
+        self, at_s: float, reading: conversions.JointReading
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Joint positions and velocities that hold at a time if nothing new is sent."""
+        if self._chunk is None:
+            return reading.position, np.zeros_like(reading.position)
+        position, velocity = self._chunk.at(at_s)
+        resting = at_s > self._chunk.start_s + self._chunk.path.time_s[-1]
+        if resting and np.abs(position - reading.position).max() > _LOST_M:
+            return reading.position, np.zeros_like(reading.position)
+        return position, velocity
+
+    def _send(self, chunk: Chunk) -> None:
+        still = not chunk.path.velocity.any()  # type: ignore[union-attr]
+        if still and np.array_equal(chunk.path.position[0], chunk.path.position[-1]):
+            # Nothing moves and nothing shall: a stream of equal points would only hide silence.
+            if self._chunk is not None and self._now_s() > self._end_s():
+                return
+        self._chunk = chunk
+        self._command.publish(
+            conversions.joint_trajectory_message(chunk.path, stamp_s=chunk.start_s)
+        )
+
+    def _end_s(self) -> float:
+        assert self._chunk is not None
+        return self._chunk.start_s + float(self._chunk.path.time_s[-1])
+
+    def _brake(self, why: str, *, level: int) -> None:
+        now_s = self._now_s()
+        if self._chunk is not None and now_s < self._end_s():
+            position, velocity = self._chunk.at(now_s)
+            if velocity.any():
+                self._send(
+                    brake(
+                        self.config.joints,
+                        position,
+                        velocity,
+                        start_s=now_s,
+                        deceleration=self._steering.config.acceleration_m_s2,
+                    )
+                )
+            self._steering.rest()
+        if why != self._said:
+            self._say(why, level=level, values={})
+
+    def _judge(self, distance_m: float) -> None:
+        now_s = time.monotonic()
+        if distance_m > self.config.success_distance_m:
+            self._below_since_s = None
+        elif self._below_since_s is None:
+            self._below_since_s = now_s
+        held = self._below_since_s is not None and (
+            now_s - self._below_since_s >= self.config.success_hold_s
+        )
+        if held and not self._succeeded:
+            self._succeeded = True
+            self.node.get_logger().info(f"goal reached: {1e3 * distance_m:.1f} mm")
+            self._success.publish(conversions.success_message(True))
+        values = self._steering.figures() | {
+            "distance_m": f"{distance_m:.5f}",
+            "overruns": str(self._overruns),
+            "success": str(self._succeeded),
+        }
+        self._say("goal reached" if self._succeeded else "on the way", level=0, values=values)
+        if self._succeeded and self.config.exit_on_success:
+            self._stop_process.set()
+            self._halt.set()
+
+    def _say(self, text: str, *, level: int, values: dict[str, str]) -> None:
+        if text != self._said:
+            log = self.node.get_logger()
+            if level == 0:
+                log.info(text)
+            else:
+                log.warning(text)
+        self._said = text
+        word = conversions.Report(self._now_s(), "policy", level, text, values)
+        self._status.publish(conversions.status_message(word))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of `ros2 run physgym_ros policy`.
+
+    Args:
+        argv: command line; None takes the process's own.
+
+    Returns:
+        The exit code.
+    """
+    return run_node(PolicyNode, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

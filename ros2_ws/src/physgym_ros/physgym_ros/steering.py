@@ -1,0 +1,268 @@
+"""What the policy node plans with: twin, planner, marker map and safety filter. Knows no ROS.
+
+Shapes: M markers, N nodes, G grippers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from physgym.envs.tasks.cable import cable_limits
+from physgym.errors import DataError
+from physgym.world import World
+from physgym_ros.markers import MarkerMap, PointHistory, rest_fraction
+from physgym_ros.parameters import Range, parameter
+from policies.mpc import Cem, CemConfig, Mppi, MppiConfig
+from policies.policy import CableObservation, MpcPolicy
+from policies.safety import SafeCommand, SafetyFilter
+
+__all__ = ["Seen", "Steering", "SteeringConfig", "read_goal"]
+
+GOAL_KEY = "points"
+
+
+@dataclass(frozen=True)
+class SteeringConfig:
+    """How to plan; ROS parameters ``plan.*``."""
+
+    method: str = parameter("mppi", "mppi or cem.")
+    samples: int = parameter(32, "Motions tried per round.", span=Range(8, 4096))
+    iterations: int = parameter(2, "Rounds per plan.", span=Range(1, 20))
+    horizon: int = parameter(8, "Control periods looked ahead.", span=Range(1, 200))
+    knots: int = parameter(4, "Velocities searched per axis over the horizon.", span=Range(1, 50))
+    period_s: float = parameter(0.2, "Control period [s]; a plan must fit.", span=Range(0.02, 5))
+    speed_m_s: float = parameter(0.25, "Largest gripper speed [m/s].", span=Range(0.001, 5))
+    acceleration_m_s2: float = parameter(
+        2.0, "Largest gripper acceleration [m/s^2].", span=Range(0.01, 50)
+    )
+    height_m: float = parameter(
+        0.0, "Middle of the workspace above the table [m]; 0: 0.75 cable lengths.", span=Range(0, 5)
+    )
+    arrived_m: float = parameter(
+        0.008, "Stand still below this mean distance to the goal [m].", span=Range(0, 1)
+    )
+    max_age_s: float = parameter(
+        1.0,
+        "The safety filter refuses commands planned on older observations [s].",
+        span=Range(0.05, 60),
+    )
+    device: str = parameter("auto", "auto, cpu or cuda.")
+    seed: int = parameter(0, "Seed of the planner.", span=Range(0, 2**31 - 1))
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """The cable as it was last seen.
+
+    Attributes:
+        stamp_s: when it was measured.
+        nodes: the twin's nodes [m], shape (N, 3); NaN where not seen.
+        velocity: [m/s], shape (N, 3).
+    """
+
+    stamp_s: float
+    nodes: np.ndarray
+    velocity: np.ndarray
+
+
+class Steering:
+    """Turns markers into gripper velocities.
+
+    While one command runs, the next is planned: from where the twin says the cable will be when the
+    next command takes over.
+
+    Args:
+        folder: the twin.
+        config: how to plan.
+
+    Raises:
+        PhysGymError: if the twin cannot be read or is no cable held at both ends.
+    """
+
+    def __init__(self, folder: Path, config: SteeringConfig) -> None:
+        self.config = config
+        world = World(folder, worlds=config.samples, device=config.device)
+        if world.gripper_count != 2 or world.twin.kind != "rope":
+            raise DataError(
+                f"a {world.twin.kind} in {world.gripper_count} grippers",
+                where=str(folder),
+                expected="the twin of a rope whose two ends are driven",
+            )
+        self._ahead = World(world.twin, worlds=1, device=config.device)
+        self.limits = cable_limits(
+            world.length_m,
+            speed_m_s=config.speed_m_s,
+            acceleration_m_s2=config.acceleration_m_s2,
+            height_m=config.height_m or None,
+        )
+        shared = {
+            "horizon": config.horizon,
+            "dt_s": config.period_s,
+            "knots": min(config.knots, config.horizon),
+            "iterations": config.iterations,
+            "seed": config.seed,
+        }
+        if config.method == "mppi":
+            self._planner: Mppi | Cem = Mppi(world, self.limits, MppiConfig(**shared))
+        elif config.method == "cem":
+            self._planner = Cem(world, self.limits, CemConfig(**shared))
+        else:
+            raise DataError(
+                f"no planner {config.method!r}", where="parameter plan.method", expected="mppi, cem"
+            )
+        self._filter = SafetyFilter(self.limits, max_age_s=config.max_age_s)
+        self._fraction = rest_fraction(world.twin.rest_position)
+        self._history = PointHistory()
+        self._map: MarkerMap | None = None
+        self._policy: MpcPolicy | None = None
+        self._goal = np.zeros((world.node_count, 3))
+
+    @property
+    def has_goal(self) -> bool:
+        """Whether there is anything to do."""
+        return self._policy is not None
+
+    def set_goal(self, goal: np.ndarray) -> None:
+        """Head for another shape.
+
+        Args:
+            goal: where each node shall be [m], shape (N, 3).
+
+        Raises:
+            DataError: if the shape is not that of the twin's nodes, or a number is not finite.
+        """
+        value = np.asarray(goal, dtype=np.float64)
+        if value.shape != self._goal.shape or not np.isfinite(value).all():
+            raise DataError(
+                f"a goal of shape {value.shape}",
+                where="goal",
+                expected=f"finite metres, shape {self._goal.shape}: one row per node of the twin",
+            )
+        self._goal = value
+        self._policy = MpcPolicy(self._planner, value, arrived_m=self.config.arrived_m)
+
+    def see(self, stamp_s: float, markers: np.ndarray) -> bool:
+        """Take a frame of markers.
+
+        Args:
+            stamp_s: when it was measured.
+            markers: [m], shape (M, 3); NaN where not seen. The first frame must show all.
+
+        Returns:
+            Whether it is news.
+
+        Raises:
+            DataError: if the markers cannot be matched to the twin.
+        """
+        if self._map is None:
+            self._map = MarkerMap(markers, self._fraction)
+        return self._history.add(stamp_s, self._map.nodes(markers))
+
+    def latest(self) -> Seen:
+        """The newest frame.
+
+        Returns:
+            A copy that later frames do not change.
+        """
+        return Seen(*self._history.latest())
+
+    def distance_m(self) -> float:
+        """Mean distance of the nodes seen last to the goal [m]."""
+        nodes = self._history.latest()[1]
+        return float(np.nanmean(np.linalg.norm(nodes - self._goal, axis=1)))
+
+    def act(self, seen: Seen, *, moved: np.ndarray, at_s: float) -> np.ndarray:
+        """Gripper velocities for the period that begins at a time.
+
+        Args:
+            seen: the cable.
+            moved: how far the grippers will have moved by then, since ``seen`` [m], shape (G, 3).
+            at_s: when the command takes over, on the clock of ``seen.stamp_s``.
+
+        Returns:
+            Velocities [m/s], shape (G, 3), within the planner's limits.
+        """
+        assert self._policy is not None
+        then = self._predicted(seen, moved, at_s - seen.stamp_s)
+        return self._policy.act(CableObservation(then), at_s)
+
+    def safe(
+        self, velocity: np.ndarray, grippers: np.ndarray, *, seen_s: float, now_s: float
+    ) -> SafeCommand:
+        """What may be sent.
+
+        Args:
+            velocity: what is wanted [m/s], shape (G, 3).
+            grippers: where the grippers will be when it starts [m], shape (G, 3).
+            seen_s: when the observation behind it came.
+            now_s: the time now, on the same clock.
+
+        Returns:
+            The filtered command.
+        """
+        return self._filter.filter(
+            velocity,
+            gripper_position=grippers,
+            dt_s=self.config.period_s,
+            stamp_s=seen_s,
+            now_s=now_s,
+        )
+
+    def rest(self) -> None:
+        """The grippers were stopped: what was planned holds no more."""
+        self._filter.reset()
+        if self._policy is not None:
+            self._policy.reset()
+
+    def figures(self) -> dict[str, str]:
+        """Figures for a status message."""
+        plan = self._policy.last_plan if self._policy is not None else None
+        values = {
+            "clamped": str(sum(self._filter.counts.values())),
+            "passed": str(self._filter.passed),
+            "blow_ups": str(self._policy.holds if self._policy is not None else 0),
+        }
+        if plan is not None:
+            values |= {
+                "plan_s": f"{plan.duration_s:.4f}",
+                "rollouts": str(plan.rollouts),
+                "outside_validity": str(plan.outside_validity),
+            }
+        return values
+
+    def _predicted(self, seen: Seen, moved: np.ndarray, ahead_s: float) -> np.ndarray:
+        """Nodes when the command takes over, by the twin; as seen when some are missing."""
+        if ahead_s < 0.01 or not np.isfinite(seen.nodes).all():
+            return seen.nodes
+        state = self._ahead.state_from(seen.nodes, velocity=seen.velocity)
+        velocity = (moved / ahead_s)[None, None]
+        return np.asarray(
+            self._ahead.rollout(state, velocity, dt_s=ahead_s)[0, -1].cpu(), dtype=np.float64
+        )
+
+
+def read_goal(path: Path) -> np.ndarray:
+    """Read a goal shape.
+
+    Args:
+        path: an ``.npz`` file with the array ``points``, shape (N, 3), in metres.
+
+    Returns:
+        The points.
+
+    Raises:
+        DataError: if the file cannot be read or holds no such array.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            return np.asarray(content[GOAL_KEY], dtype=np.float64)
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise DataError(
+            f"no goal there: {error}",
+            where=str(path),
+            expected=f"a .npz file with an array {GOAL_KEY!r} of shape (N, 3), in metres",
+            fix=f"np.savez(path, {GOAL_KEY}=shape)",
+        ) from error

@@ -1,0 +1,20 @@
+"""Tests marked gpu or ros are skipped, with the reason, on a machine that lacks these."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import pytest
+
+from physgym.probes import cuda_devices
+
+_LACKS = {
+    "gpu": None if cuda_devices() else "no CUDA device (make gpu-check runs these where one is)",
+    "ros": None if find_spec("rclpy") else "rclpy is not installed (make setup, or source ROS 2)",
+}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker, reason in _LACKS.items():
+        if reason and item.get_closest_marker(marker):
+            pytest.skip(reason)
