@@ -37,8 +37,9 @@ $(STAMP): pyproject.toml constraints.txt $(wildcard $(NODES)/setup.py)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || \
 	  { echo "physgym needs Python 3.10, 3.11 or 3.12, $(PYTHON) is another: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	@echo "installing into $(VENV): two to three minutes, about 2.5 GB without CUDA libraries"
-	$(PIP) torch  # first and alone: a CPU build that is offered must not be passed over for CUDA's
+	@echo "installing into $(VENV): about two minutes and 2.3 GB, more with CUDA libraries"
+	@# first and alone: a CPU build that is offered must not be passed over for CUDA's
+	$(PIP) torch
 	$(PIP) -e ".[$(EXTRAS)]"
 	$(if $(wildcard $(NODES)/setup.py),$(PIP) --no-deps -e $(NODES))
 	touch $@

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Literal
 
 from physgym import __version__
@@ -119,7 +119,26 @@ def collect_probes() -> list[Probe]:
     from physgym.probes import PROBES
 
     registered = sorted(entry_points(group=PROBE_GROUP), key=lambda entry: entry.name)
-    return [*PROBES, *(entry.load() for entry in registered)]
+    return [*PROBES, *(_load(entry) for entry in registered)]
+
+
+def _load(entry: EntryPoint) -> Probe:
+    """A registered probe; one that does not even load becomes a probe that says so."""
+    try:
+        probe: Probe = entry.load()
+        return probe
+    except Exception as error:  # whatever another package does, the doctor goes on
+        reason = f"{entry.value} does not load: {type(error).__name__}: {error}"
+
+    def refuse() -> str:
+        raise ImportError(reason)
+
+    return Probe(
+        name=entry.name,
+        run=refuse,
+        switches_off=f"what {entry.name} checks",
+        fix="mend or remove the package that registers it",
+    )
 
 
 def examine(probes: Sequence[Probe], *, timeout_s: float = 90.0) -> list[Finding]:

@@ -95,13 +95,16 @@ def _warp() -> str:
     import warp as wp
 
     wp.config.log_level = wp.LOG_WARNING
-    sums = []
+    names = []
     for device in wp.get_devices():
-        squares = wp.map(wp.mul, *2 * (wp.array([1.0, 2.0], dtype=float, device=device),))
+        values = wp.array([1.0, 2.0], dtype=float, device=device)
+        squares = wp.map(wp.mul, values, values)
         if not np.array_equal(squares.numpy(), [1.0, 4.0]):
             raise RuntimeError(f"a kernel on {device} returned {squares.numpy()}")
-        sums.append(str(device))
-    return f"{version('warp-lang')}, kernels compile and run on {', '.join(sums)}"
+        names.append(str(device))
+    if cuda_devices() and len(names) == 1:
+        raise RuntimeError(f"{version('warp-lang')} does not see the CUDA device")
+    return f"{version('warp-lang')}, kernels compile and run on {', '.join(names)}"
 
 
 def _torch() -> str:

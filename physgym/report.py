@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure as Plot
 
 from physgym.errors import DataError
+from physgym.files import write_atomically
 
 __all__ = ["Block", "Figure", "Report", "Section", "Table", "Text", "Video", "write_video"]
 
@@ -83,7 +83,7 @@ class Table:
     """
 
     header: Sequence[str]
-    rows: Sequence[Sequence[str | int | float]]
+    rows: Sequence[Sequence[str | float]]
     caption: str = ""
 
     def __post_init__(self) -> None:
@@ -106,7 +106,7 @@ class Table:
         )
 
 
-def _cell(entry: str | int | float) -> str:
+def _cell(entry: str | float) -> str:
     if isinstance(entry, str):
         return f"<td>{html.escape(entry)}</td>"
     return f'<td class="number">{entry:.4g}</td>'
@@ -232,7 +232,7 @@ class Report:
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             f"<title>{html.escape(self.title)}</title><style>{_STYLE}</style></head>"
-            f"<body><main>{os.linesep.join(parts)}</main></body></html>\n"
+            f"<body><main>{''.join(parts)}</main></body></html>\n"
         )
 
     def write(self, path: Path) -> Path:
@@ -245,9 +245,7 @@ class Report:
             The path.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(path.name + ".part")
-        draft.write_text(self.render(), encoding="utf-8")
-        draft.replace(path)
+        write_atomically(path, self.render().encode())
         return path
 
 
@@ -291,12 +289,14 @@ def write_video(frames: Iterable[np.ndarray], path: Path, *, rate_hz: float) -> 
                 writer.send(None)
             _check_frame(frame, index, shape)
             writer.send(np.ascontiguousarray(frame))
+        if writer is None:
+            raise DataError("a video of no frames", where=str(path), expected="at least one frame")
+        writer.close()
+        draft.replace(path)
     finally:
         if writer is not None:
             writer.close()
-    if writer is None:
-        raise DataError("a video of no frames", where=str(path), expected="at least one frame")
-    draft.replace(path)
+        draft.unlink(missing_ok=True)
     return path
 
 

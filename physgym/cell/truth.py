@@ -12,6 +12,11 @@ from physgym.twin import Twin
 
 __all__ = ["true_twin"]
 
+_GRAVITY_M_S2 = 9.81
+# The cell's cable does not stretch. The twin's does, by this much under the cable's own weight:
+# a tenth of the error that the markers' spacing makes, and stiffer would only cost substeps.
+_STRAIN_UNDER_WEIGHT = 0.005
+
 
 def true_twin(config: CellConfig) -> Twin:
     """A rod twin whose parameters are computed from the cable's section, not identified.
@@ -27,7 +32,6 @@ def true_twin(config: CellConfig) -> Twin:
     """
     arc = config.marker_arc_length_m
     rest_length = np.diff(arc)
-    section = math.pi * config.radius_m**2
     area_moment = math.pi * config.radius_m**4 / 4
     spread = 0.5 * (rest_length[:-1] + rest_length[1:])
     bending = np.full(len(spread), config.bending_modulus_pa * area_moment)
@@ -47,7 +51,7 @@ def true_twin(config: CellConfig) -> Twin:
         friction_yield_rad=np.array(1.0),
         drag_per_s=np.array(0.0),
         drag_quadratic_per_m=np.array(0.0),
-        stretch_stiffness_n=np.array(config.bending_modulus_pa * section),
+        stretch_stiffness_n=np.array(config.mass_kg * _GRAVITY_M_S2 / _STRAIN_UNDER_WEIGHT),
         stretch_damping_s=np.array(0.002),
         end_roll_rad=np.array(0.0),
         clamp_tangent=np.array([[0.0, -1.0, 0.0]] * 2),

@@ -53,7 +53,7 @@ class SelfCollision:
             are nearer than ``distance_m`` in the rest shape.
         skin: the candidate list reaches ``skin * distance_m`` farther than contact and is made anew
             when a node has moved half of that.
-        max_neighbours: mean number of candidates per node that memory is kept for.
+        max_neighbours: most candidates of one node; more is an error, never a missed contact.
     """
 
     distance_m: float
@@ -83,7 +83,9 @@ class SelfCollision:
 
 
 @wp.func
-def coulomb_scale(normal_speed: float, tangent_speed: float, restitution: float, friction: float) -> float:
+def coulomb_scale(
+    normal_speed: float, tangent_speed: float, restitution: float, friction: float
+) -> float:
     """What is left of the tangential velocity after an impact: 0 sticks, 1 slides freely."""
     return wp.max(
         0.0, 1.0 - friction * (1.0 + restitution) * normal_speed / wp.max(tangent_speed, 1.0e-6)
@@ -122,7 +124,9 @@ def ground_response(
         if vn < 0.0:
             vt = v - vn * normal
             speed = wp.sqrt(wp.dot(vt, vt) + 1.0e-12)
-            v_new = coulomb_scale(-vn, speed, restitution, friction) * vt - (restitution * vn) * normal
+            v_new = (
+                coulomb_scale(-vn, speed, restitution, friction) * vt - (restitution * vn) * normal
+            )
             toi = wp.clamp(-height / vn, 0.0, h)
             x_new = x + v * toi + v_new * (h - toi)
         depth = wp.dot(normal, x_new) - offset

@@ -21,7 +21,7 @@ def resolve_device(device: str = "auto") -> str:
     """
     import warp as wp
 
-    wp.config.quiet = True
+    wp.config.log_level = wp.LOG_WARNING  # its banner would spoil --json on stdout
     if device == "cpu":
         return "cpu"
     if device == "auto":

@@ -113,10 +113,10 @@ class _Rollout(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         positions, velocities, driven, *coefficients = ctx.saved_tensors
-        made = ctx.engine.backward(
-            ctx.plan, positions, velocities, driven, coefficients, *grads
+        made = ctx.engine.backward(ctx.plan, positions, velocities, driven, coefficients, *grads)
+        shared = (
+            g.sum_to_size(c.shape) for g, c in zip(made.coefficients, coefficients, strict=True)
         )
-        shared = (g.sum_to_size(c.shape) for g, c in zip(made.coefficients, coefficients, strict=True))
         return None, None, made.position, made.velocity, made.driven, *shared
 
 

@@ -5,4 +5,13 @@ from policies.mpc.cost import ShapeCost
 from policies.mpc.mppi import Mppi, MppiConfig
 from policies.mpc.planner import Plan, Planner, PlannerConfig
 
-__all__ = ["Cem", "CemConfig", "Mppi", "MppiConfig", "Plan", "Planner", "PlannerConfig", "ShapeCost"]
+__all__ = [
+    "Cem",
+    "CemConfig",
+    "Mppi",
+    "MppiConfig",
+    "Plan",
+    "Planner",
+    "PlannerConfig",
+    "ShapeCost",
+]

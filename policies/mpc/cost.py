@@ -75,7 +75,7 @@ class ShapeCost:
             Costs [m], float64, shape (B,); infinite where a rollout is not finite.
         """
         nodes = positions.astype(np.float64)
-        bad = ~np.isfinite(nodes).all(axis=(1, 2, 3))
+        bad = np.asarray(~np.isfinite(nodes).all(axis=(1, 2, 3)))
         nodes = np.where(bad[:, None, None, None], 0.0, nodes)
         distance = np.linalg.norm(nodes - goal, axis=3).mean(axis=2)
         cost = self.running * distance.mean(axis=1) + self.final * distance[:, -1]

@@ -92,6 +92,15 @@ class Plan:
     outside_validity: bool
 
 
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    """A motion that was rolled out: commands (T, G, 3), predicted nodes (T, N, 3)."""
+
+    cost_m: float
+    commands: np.ndarray
+    positions: np.ndarray
+
+
 class Planner(ABC):
     """Plans on a World whose number of worlds is the number of samples B.
 
@@ -140,6 +149,7 @@ class Planner(ABC):
         *,
         gripper_velocity: np.ndarray | None = None,
         elapsed_s: float | None = None,
+        committed: np.ndarray | None = None,
     ) -> Plan:
         """Find a motion towards a goal shape.
 
@@ -149,6 +159,8 @@ class Planner(ABC):
             gripper_velocity: how the grippers move now, for the acceleration limit, shape (G, 3);
                 at rest when absent.
             elapsed_s: time since the previous plan; one command when absent.
+            committed: first commands that are already on their way and that every sample begins
+                with [m/s], shape (T', G, 3).
 
         Returns:
             The best motion found; never worse than standing still, by the twin's own account.
@@ -160,40 +172,50 @@ class Planner(ABC):
         started = time.perf_counter()
         config, world = self.config, self.world
         goal = self._checked_goal(goal)
-        now = np.zeros((world.gripper_count, 3)) if gripper_velocity is None else gripper_velocity
-        grippers = np.asarray(world.reference_of(state)[0].cpu(), dtype=np.float64)
         self._shift(config.dt_s if elapsed_s is None else elapsed_s)
-        heading = self._heading(grippers, goal)
-        best: tuple[float, np.ndarray, np.ndarray] | None = None
-        hold_cost_m = np.inf
-        for _ in range(config.iterations):
-            fixed = np.stack([np.zeros_like(self._mean), self._mean, self._best, heading])
-            commands = np.concatenate([fixed, self._sample(world.worlds - len(fixed))])
-            commands = self._limited(commands, grippers, now)
-            positions = np.asarray(
-                world.rollout(state, commands, dt_s=config.dt_s).cpu(), dtype=np.float64
-            )
-            costs = config.cost.evaluate(
-                positions, commands, goal, dt_s=config.dt_s, validity=world.validity
-            )
-            hold_cost_m = float(costs[0])
-            first = int(np.argmin(costs))
-            if best is None or costs[first] < best[0]:
-                best = (float(costs[first]), commands[first], positions[first])
-            self._best = best[1]
-            self._refine(commands, costs)
-        assert best is not None  # there is at least one iteration
-        excess = world.validity.excess(best[2][None], dt_s=config.dt_s)
+        now = np.zeros((world.gripper_count, 3)) if gripper_velocity is None else gripper_velocity
+        best, hold_cost_m = self._search(state, goal, now, committed)
+        excess = world.validity.excess(best.positions[None], dt_s=config.dt_s)
         return Plan(
-            velocity=best[1],
-            positions=best[2],
-            cost_m=best[0],
-            distance_m=float(np.linalg.norm(best[2][-1] - goal, axis=1).mean()),
+            velocity=best.commands,
+            positions=best.positions,
+            cost_m=best.cost_m,
+            distance_m=float(np.linalg.norm(best.positions[-1] - goal, axis=1).mean()),
             hold_cost_m=hold_cost_m,
             duration_s=time.perf_counter() - started,
             rollouts=config.iterations * world.worlds,
             outside_validity=any(bool((value > 0).any()) for value in excess.values()),
         )
+
+    def _search(
+        self,
+        state: State,
+        goal: np.ndarray,
+        gripper_velocity: np.ndarray,
+        committed: np.ndarray | None,
+    ) -> tuple[_Candidate, float]:
+        """Rounds of sampling: the best motion seen, and the cost of standing still."""
+        grippers = np.asarray(self.world.reference_of(state)[0].cpu(), dtype=np.float64)
+        heading = self._heading(grippers, goal)
+        best, hold_cost_m = _Candidate(np.inf, self._mean, goal[None]), np.inf
+        for _ in range(self.config.iterations):
+            fixed = np.stack([np.zeros_like(self._mean), self._mean, self._best, heading])
+            commands = np.concatenate([fixed, self._sample(self.world.worlds - len(fixed))])
+            if committed is not None:
+                commands[:, : len(committed)] = committed
+            commands = self._limited(commands, grippers, gripper_velocity)
+            predicted = self.world.rollout(state, commands, dt_s=self.config.dt_s)
+            positions = np.asarray(predicted.cpu(), dtype=np.float64)
+            costs = self.config.cost.evaluate(
+                positions, commands, goal, dt_s=self.config.dt_s, validity=self.world.validity
+            )
+            hold_cost_m = float(costs[0])
+            first = int(np.argmin(costs))
+            if costs[first] < best.cost_m:
+                best = _Candidate(float(costs[first]), commands[first], positions[first])
+            self._best = best.commands
+            self._refine(commands, costs)
+        return best, hold_cost_m
 
     @abstractmethod
     def _refine(self, commands: np.ndarray, costs: np.ndarray) -> None:

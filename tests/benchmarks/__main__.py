@@ -1,10 +1,11 @@
 """Runs every benchmark of this folder, one after the other, and collects one JSON.
 
-    python tests/benchmarks [--json FILE] [--device auto|cpu|cuda] [--only NAME ...]
+    python tests/benchmarks [--json FILE] [--device auto|cpu|cuda] [--quick] [--only NAME ...]
 
-A benchmark is a script `tests/benchmarks/<name>.py` that takes `--json FILE` and `--device NAME`
-and writes one JSON object into FILE. Each runs in a process of its own, so that none inherits the
-other's caches, threads or crashes.
+A benchmark is a script `tests/benchmarks/<name>.py` with a main that takes `--json FILE` and writes
+one JSON object into FILE. It may take `--device NAME` (one that does not measures the CPU, and is
+left out where a GPU is asked for) and `--quick`. Each runs in a process of its own, so that none
+inherits the other's caches, threads or crashes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -24,40 +26,60 @@ from _machine import REPOSITORY, machine
 from physgym.files import write_atomically
 
 _FOLDER = Path(__file__).resolve().parent
-_NOT_BENCHMARKS = {"gpu_check", "conftest"}
+_OTHERS = {"__main__", "gpu_check"}
 _TAIL_LINES = 15
 
 
-def names() -> list[str]:
-    """The benchmarks of this folder.
+def flags_of(name: str) -> set[str]:
+    """The flags that a script declares, read from its source: running it to ask would take longer.
+
+    Args:
+        name: a script of this folder.
 
     Returns:
-        Names of scripts, sorted; those that begin with an underscore are parts of others.
+        Flags such as "--device"; empty for a file that is no script but a part of one.
     """
-    return sorted(
-        path.stem
-        for path in _FOLDER.glob("*.py")
-        if not path.stem.startswith("_") and path.stem not in _NOT_BENCHMARKS
-    )
+    source = (_FOLDER / f"{name}.py").read_text(encoding="utf-8")
+    if "__main__" not in source:
+        return set()
+    return set(re.findall(r"""add_argument\(\s*["'](--[a-z-]+)""", source))
 
 
-def run_one(name: str, device: str) -> dict[str, Any]:
+def names(device: str = "auto") -> list[str]:
+    """The benchmarks of this folder.
+
+    Args:
+        device: "cuda" leaves out those that measure the CPU alone.
+
+    Returns:
+        Names of scripts, sorted.
+    """
+    wanted = {"--json", "--device"} if device.startswith("cuda") else {"--json"}
+    scripts = sorted(path.stem for path in _FOLDER.glob("*.py") if path.stem not in _OTHERS)
+    return [name for name in scripts if wanted <= flags_of(name)]
+
+
+def run_one(name: str, device: str, *, quick: bool = False) -> dict[str, Any]:
     """Run one benchmark.
 
     Args:
         name: one of `names()`.
-        device: what to hand over as ``--device``.
+        device: what to hand over as ``--device`` to a script that takes it.
+        quick: hand over ``--quick`` to a script that takes it.
 
     Returns:
         "seconds" [s] with "figures" (what the script wrote), or with "error" (the end of what it
         said, and its exit code).
     """
+    flags = flags_of(name)
     with tempfile.TemporaryDirectory(prefix="physgym-bench-") as folder:
         file = Path(folder, "figures.json")
-        command = [sys.executable, str(_FOLDER / f"{name}.py")]
+        command = [sys.executable, str(_FOLDER / f"{name}.py"), "--json", str(file)]
+        command += ["--device", device] if "--device" in flags else []
+        command += ["--quick"] if quick and "--quick" in flags else []
         started = time.perf_counter()
         done = subprocess.run(
-            [*command, "--json", str(file), "--device", device],
+            command,
             cwd=REPOSITORY,
             env={**os.environ, "PYTHONPATH": _python_path()},
             stdout=subprocess.PIPE,
@@ -75,23 +97,24 @@ def run_one(name: str, device: str) -> dict[str, Any]:
             return {"seconds": seconds, "error": f"no figures: {error}\n{said}"}
 
 
-def run_all(device: str, only: list[str]) -> dict[str, Any]:
+def run_all(device: str, only: list[str], *, quick: bool = False) -> dict[str, Any]:
     """Run the benchmarks and say how each went.
 
     Args:
         device: what to hand over as ``--device``.
         only: names to run; all when empty.
+        quick: shorter runs where a script knows such.
 
     Returns:
         The machine, and per benchmark what `run_one` returns.
     """
     results = {}
-    for name in only or names():
+    for name in only or names(device):
         print(f"{name} ... ", end="", flush=True, file=sys.stderr)
-        results[name] = run_one(name, device)
+        results[name] = run_one(name, device, quick=quick)
         how = "FAILED\n" + results[name]["error"] if "error" in results[name] else "done"
         print(f"{how} ({results[name]['seconds']:g} s)", file=sys.stderr)
-    return {"machine": machine(), "device": device, "benchmarks": results}
+    return {"machine": machine(), "device": device, "quick": quick, "benchmarks": results}
 
 
 def main() -> int:
@@ -103,9 +126,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path, default=Path("runs/bench.json"), help="file to write")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--quick", action="store_true", help="shorter runs, rougher figures")
     parser.add_argument("--only", nargs="+", default=[], choices=names(), metavar="NAME")
     flags = parser.parse_args()
-    report = run_all(flags.device, flags.only)
+    report = run_all(flags.device, flags.only, quick=flags.quick)
     flags.json.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(flags.json, json.dumps(report, indent=2).encode())
     print(flags.json)

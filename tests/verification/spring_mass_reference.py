@@ -1,8 +1,8 @@
 """Slow, obvious spring-mass step in float64: what every kernel is checked against.
 
 Torch is used like NumPy, so that its autograd gives gradients that no hand-written adjoint touched.
-Written from the formulas in `physgym.sim.spring_mass.force_law` and the solver's docstring, spring by
-spring with index_add, no shared code with the kernels.
+Written from the formulas in `physgym.sim.spring_mass.force_law` and the solver's docstring, spring
+by spring with index_add, no shared code with the kernels.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from __future__ import annotations
 import torch
 
 from physgym.sim.spring_mass import ForceLaw, SpringMassModel, SpringMassParameters
+
+# Tensors here are small: torch's threads would only wait for each other.
+torch.set_num_threads(1)
 
 
 def spring_force(model, parameters, x, v):

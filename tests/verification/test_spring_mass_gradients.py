@@ -1,7 +1,7 @@
 """Gradients of a rollout: finite differences in float64, then every engine against the reference.
 
-The chain: central differences check the float64 reference; the reference's autograd checks the plain
-kernels' tape and the hand-written SIMD adjoint, for every parameter and every law.
+The chain: central differences check the float64 reference; the reference's autograd checks the
+plain kernels' tape and the hand-written SIMD adjoint, for every parameter and every law.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ NAMES = (
 def scene(law: ForceLaw, *, per_world: bool, per_spring_dashpot: bool = False):
     """A small cloud thrown at the ground, two nodes driven; all leaves in float64."""
     rng = np.random.default_rng(3)
-    points = rng.uniform(0.0, 0.06, (21, 3)) + (0.0, 0.0, 0.002)
+    points = rng.uniform(0.0, 0.06, (21, 3)) + np.array([0.0, 0.0, 0.002])
     edges = springs_from_points(points, radius_m=0.05, max_neighbours=6)
     model = SpringMassModel(
         points,
@@ -90,7 +90,13 @@ def loss_of(x, v):
 def reference_loss(model, base, leaves):
     parameters = base.replace(**{k: leaves[k] for k in NAMES[:8]})
     x, v = reference_rollout(
-        model, parameters, leaves["position"], leaves["velocity"], leaves["driven"], FRAME_S, SUBSTEPS
+        model,
+        parameters,
+        leaves["position"],
+        leaves["velocity"],
+        leaves["driven"],
+        FRAME_S,
+        SUBSTEPS,
     )
     return loss_of(x, v)
 

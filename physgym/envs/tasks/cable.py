@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import numpy as np
 from gymnasium import spaces
@@ -57,9 +57,10 @@ def cable_limits(
     """
     height = 0.75 * length_m if height_m is None else height_m
     reach, up = 0.35 * length_m, 0.2 * length_m
+    near, far = 0.05 * length_m, 0.6 * length_m
     return GripperLimits(
-        low_m=np.array([[-reach, 0.05 * length_m, height - up], [-reach, -0.6 * length_m, height - up]]),
-        high_m=np.array([[reach, 0.6 * length_m, height + up], [reach, -0.05 * length_m, height + up]]),
+        low_m=np.array([[-reach, near, height - up], [-reach, -far, height - up]]),
+        high_m=np.array([[reach, far, height + up], [reach, -near, height + up]]),
         speed_m_s=speed_m_s,
         acceleration_m_s2=acceleration_m_s2,
         reach_m=0.93 * length_m,
@@ -98,7 +99,7 @@ class CableShapeEnv(TwinEnv):
         device: where the twin is simulated.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 - Gymnasium's form
 
     def __init__(
         self,
@@ -162,16 +163,14 @@ class CableShapeEnv(TwinEnv):
         self.goal, self._held = goal, 0
         return self._observation(), self._info("")
 
-    def step(
-        self, action: np.ndarray
-    ) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Move the grippers for one control interval.
 
         Args:
             action: see the class, shape (6,).
 
         Returns:
-            Observation, reward, terminated, truncated (always false; the wrapper counts time), info.
+            Observation, reward, terminated, truncated (always false: a wrapper counts time), info.
         """
         failure = self.move(action)
         if failure:
@@ -278,9 +277,7 @@ def resample(points: np.ndarray, arc_length_m: np.ndarray, count: int) -> np.nda
     return np.stack([np.interp(wanted, arc_length_m, column) for column in points.T], axis=1)
 
 
-def hanging_shape(
-    rest_position: np.ndarray, *, left: np.ndarray, right: np.ndarray
-) -> np.ndarray:
+def hanging_shape(rest_position: np.ndarray, *, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """A first guess of a cable at rest between two grippers at equal height: a catenary.
 
     The first and last edges, which the grippers hold, lie on the line between the grippers.

@@ -79,9 +79,7 @@ def initial_directors(
     directors = np.empty_like(tangents)
     directors[:, 0] = first
     for j in range(1, tangents.shape[1]):
-        directors[:, j] = unit(
-            transport(directors[:, j - 1], tangents[:, j - 1], tangents[:, j])
-        )
+        directors[:, j] = unit(transport(directors[:, j - 1], tangents[:, j - 1], tangents[:, j]))
     if last is None:
         return tangents, directors
     across = np.cross(tangents, directors)

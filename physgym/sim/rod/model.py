@@ -104,10 +104,7 @@ class RodParameters:
             DataError: if a field has the wrong shape, is not finite or out of its range.
         """
         return RodParameters(
-            **{
-                name: _field(name, getattr(self, name), worlds, node_count)
-                for name in self.names()
-            }
+            **{name: _field(name, getattr(self, name), worlds, node_count) for name in self.names()}
         )
 
 

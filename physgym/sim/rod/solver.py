@@ -36,6 +36,8 @@ class RodSolver:
         worlds: B.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         substeps_per_frame: override of the number that follows from the stability limit.
+        substeps_at_most: cap on that number; worlds that would need more blow up. For searches,
+            where one absurdly stiff candidate must not slow down all others.
         safety: fraction of the stability limit that is used.
         threads: CPU threads; all cores by default. The result does not depend on it.
     """
@@ -48,6 +50,7 @@ class RodSolver:
         worlds: int = 1,
         device: str = "auto",
         substeps_per_frame: int | None = None,
+        substeps_at_most: int | None = None,
         safety: float = 0.7,
         threads: int | None = None,
     ) -> None:
@@ -57,10 +60,13 @@ class RodSolver:
         self.device = resolve_device(device)
         self.driven_index = torch.tensor(model.driven_index, dtype=torch.long)
         self._substeps = substeps_per_frame
+        self._substeps_at_most = substeps_at_most
         self._safety = safety
         self._threads = threads or os.cpu_count() or 1
         if self.device == "cpu":
-            wp.load_module(native, device="cpu")  # before threads launch: loading is not thread-safe
+            wp.load_module(
+                native, device="cpu"
+            )  # before threads launch: loading is not thread-safe
         self.set_parameters(parameters)
 
     def set_parameters(self, parameters: RodParameters) -> None:
@@ -104,11 +110,10 @@ class RodSolver:
         Returns:
             The override, or what the stability limit asks for.
         """
-        return self._substeps or substep_count(dt_s, self.step_limit, safety=self._safety)
+        count = self._substeps or substep_count(dt_s, self.step_limit, safety=self._safety)
+        return min(count, self._substeps_at_most or count)
 
-    def initial_state(
-        self, position: torch.Tensor, velocity: torch.Tensor | None = None
-    ) -> State:
+    def initial_state(self, position: torch.Tensor, velocity: torch.Tensor | None = None) -> State:
         """A State from observed nodes; the twist is spread evenly, the friction is relaxed.
 
         Args:
@@ -138,7 +143,7 @@ class RodSolver:
         internal = np.concatenate(
             [part.reshape(self.worlds, -1) for part in (m1, tangents, memory)], axis=1
         )
-        return State(*(torch.as_tensor(a, dtype=torch.float32) for a in (x, v, internal)))
+        return State(*(torch.from_numpy(a.astype(np.float32)) for a in (x, v, internal)))
 
     def _end_directors(self, tangents: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         first, last = clamp_directors(
@@ -211,7 +216,7 @@ class RodSolver:
             raise DataError(
                 f"driven points of shape {path.shape}",
                 where="RodSolver.rollout: driven",
-                expected="(B, T, K, 3) = ({}, T, {}, 3)".format(expected[0], expected[2]),
+                expected=f"(B, T, K, 3) = ({expected[0]}, T, {expected[2]}, 3)",
                 fix="give every driven point at every frame, frame 0 included",
             )
         substeps = self.substeps(dt_s)
@@ -229,8 +234,8 @@ class RodSolver:
         internal = np.asarray(state.internal, np.float32)
         m1, tangents, memory = np.split(internal, [3 * edges, 6 * edges], axis=1)
         return [
-            np.array(state.position, np.float32),
-            np.array(state.velocity, np.float32),
+            np.asarray(state.position, np.float32).copy(),
+            np.asarray(state.velocity, np.float32).copy(),
             m1.reshape(count, edges, 3),
             tangents.reshape(count, edges, 3),
             memory.reshape(count, self.node_count, native.MEMORY),
@@ -250,7 +255,7 @@ class RodSolver:
             substep=frame * substeps,
             fix=f"the stability limit is {self.step_limit.dt_s:.2e} s and node "
             f"{self.step_limit.node} sets it: raise substeps_per_frame (now {substeps}), lower "
-            "stretch_stiffness_n or bending_stiffness_nm2 there, or check the driven path for jumps",
+            "stretch_stiffness_n or bending_stiffness_nm2, or look for jumps in the driven path",
         )
 
 

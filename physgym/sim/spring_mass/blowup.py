@@ -7,12 +7,12 @@ from typing import NoReturn
 import numpy as np
 import torch
 
-from physgym.errors import BlowUpError
+from physgym.errors import BlowUpError, DataError
 from physgym.sim.rollout import Plan
 from physgym.sim.spring_mass.model import Coefficients, SpringMassModel
 from physgym.sim.timestep import StepLimit, stable_step, substep_count
 
-__all__ = ["raise_blow_up", "step_limit"]
+__all__ = ["raise_blow_up", "raise_overflow", "step_limit"]
 
 
 def step_limit(model: SpringMassModel, coefficients: Coefficients) -> StepLimit:
@@ -83,4 +83,25 @@ def raise_blow_up(
         node=node,
         substep=substep,
         fix=fix,
+    )
+
+
+def raise_overflow(model: SpringMassModel, world: int, node: int, count: int) -> NoReturn:
+    """Raise because a node has more collision candidates than its list holds.
+
+    Args:
+        model: topology and law.
+        world: which world.
+        node: which node.
+        count: candidates that were found.
+
+    Raises:
+        DataError: always.
+    """
+    most = model.self_collision.max_neighbours if model.self_collision else 0
+    raise DataError(
+        f"node {node} of world {world} has {count} collision candidates",
+        where="SelfCollision.max_neighbours",
+        expected=f"at most {most}",
+        fix="raise max_neighbours, or lower distance_m or skin",
     )

@@ -1,13 +1,12 @@
 """The spring-mass step as plain Warp kernels: the reference, and what runs on CUDA.
 
-One substep is: velocity from spring forces, gravity and drag; impulses between nodes (if on);
-position and ground. Driven nodes are written to where they are at the next substep's forces.
+One substep is: spring forces; velocity from forces, gravity and drag; impulses between nodes (if
+on); position and ground. Driven nodes are written to where they are at the next substep's forces.
 Shapes: B worlds, N nodes, S springs, K driven points, R = 2 S row entries, M candidates of a node.
 Parameters with a first axis of length 1 are shared by all worlds.
 """
 
 from __future__ import annotations
-
 
 import warp as wp
 
@@ -19,6 +18,7 @@ __all__ = [
     "pair_impulses",
     "place_driven",
     "position_step",
+    "spring_forces",
     "velocity_step",
 ]
 
@@ -74,7 +74,7 @@ def place_driven(
 
 
 @wp.kernel
-def velocity_step(
+def spring_forces(
     # State in:
     x_in: wp.array2d(dtype=wp.vec3),
     v_in: wp.array2d(dtype=wp.vec3),
@@ -85,16 +85,16 @@ def velocity_step(
     stiffness: wp.array2d(dtype=float),
     rest: wp.array2d(dtype=float),
     dashpot: wp.array2d(dtype=float),
-    inv_mass: wp.array2d(dtype=float),
-    decay: wp.array(dtype=float),
     kind: int,
     exponent: float,
-    gravity: wp.vec3,
-    h: float,
-    # State out:
-    v_out: wp.array2d(dtype=wp.vec3),
+    # Out:
+    force_out: wp.array2d(dtype=wp.vec3),
 ):
-    """Gather the forces of a node's own springs, then v' = (v + h (F/m + g)) exp(-h c)."""
+    """Gather the forces of a node's own springs.
+
+    Apart from `velocity_step` because Warp's reverse pass does not know a sum made in a loop once
+    the loop is over: what multiplies the sum would get no gradient.
+    """
     b, i = wp.tid()
     wa = wp.min(b, stiffness.shape[0] - 1)
     wr = wp.min(b, rest.shape[0] - 1)
@@ -111,11 +111,31 @@ def velocity_step(
         size = _elastic(length - rest[wr, s], stiffness[wa, s], rest[wr, s], kind, exponent)
         size += dashpot[wd, wp.min(s, dashpot.shape[1] - 1)] * wp.dot(v_in[b, j] - vi, along)
         force += size * along
+    force_out[b, i] = force
+
+
+@wp.kernel
+def velocity_step(
+    # State in:
+    v_in: wp.array2d(dtype=wp.vec3),
+    force: wp.array2d(dtype=wp.vec3),
+    # Model:
+    inv_mass: wp.array2d(dtype=float),
+    decay: wp.array(dtype=float),
+    gravity: wp.vec3,
+    h: float,
+    # State out:
+    v_out: wp.array2d(dtype=wp.vec3),
+):
+    """Change velocity: v' = (v + h (F/m + g)) exp(-h c); a driven node keeps that of its path."""
+    b, i = wp.tid()
+    v = v_in[b, i]
     im = inv_mass[wp.min(b, inv_mass.shape[0] - 1), i]
-    if im == 0.0:  # a driven node keeps the velocity of its path
-        v_out[b, i] = vi
+    if im == 0.0:
+        v_out[b, i] = v
     else:
-        v_out[b, i] = (vi + (h * im) * force + h * gravity) * decay[wp.min(b, decay.shape[0] - 1)]
+        v_new = v + (h * im) * force[b, i] + h * gravity
+        v_out[b, i] = v_new * decay[wp.min(b, decay.shape[0] - 1)]
 
 
 @wp.kernel
@@ -142,7 +162,8 @@ def position_step(
     x_out: wp.array2d(dtype=wp.vec3),
     v_out: wp.array2d(dtype=wp.vec3),
 ):
-    """Move, meet the ground, put driven nodes where the next forces need them, watch for blow-up."""
+    """Move, meet the ground, put driven nodes where the next forces need them, watch for
+    blow-up."""
     b, i = wp.tid()
     slot = driven_slot[i]
     x = x_in[b, i]
@@ -182,7 +203,8 @@ def collect_candidates(
     candidate: wp.array3d(dtype=int),
     candidate_count: wp.array2d(dtype=int),
 ):
-    """List the nodes within reach of each node; the count goes on beyond the room, to be reported."""
+    """List the nodes within reach of each node; the count goes on beyond the room, to be
+    reported."""
     i = wp.tid()
     xi = x[world, i]
     found = int(0)
@@ -247,7 +269,9 @@ def pair_impulses(
     total = wp.vec3(0.0, 0.0, 0.0)
     for k in range(wp.min(candidate_count[b, i], candidate.shape[2])):
         j = candidate[b, i, k]
-        change = pair_velocity_change(x[b, j] - xi, v_in[b, j] - vi, distance, restitution, friction)
+        change = pair_velocity_change(
+            x[b, j] - xi, v_in[b, j] - vi, distance, restitution, friction
+        )
         share = inv_mass[wm, i] / wp.max(inv_mass[wm, i] + inv_mass[wm, j], 1.0e-12)
         total -= change * share / float(wp.max(1, wp.max(contacts[b, i], contacts[b, j])))
     v_out[b, i] = vi + total

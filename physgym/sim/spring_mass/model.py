@@ -16,7 +16,7 @@ import torch
 from physgym.errors import DataError
 from physgym.sim.contact import GroundPlane, SelfCollision
 from physgym.sim.spring_mass.force_law import ForceLaw, clamp_one_sided, stiffness_coefficient
-from physgym.sim.spring_mass.topology import merge_springs, rest_lengths
+from physgym.sim.spring_mass.topology import exclusion_rows, merge_springs, rest_lengths
 
 __all__ = ["Coefficients", "SpringMassModel", "SpringMassParameters"]
 
@@ -35,7 +35,8 @@ class SpringMassModel:
         ground: a plane that nodes stay above, or None.
         self_collision: impulses between near nodes, or None.
         stiffness_range: every stiffness is clamped to this range, in the law's unit.
-        driven_dashpot: True lets dashpots see the true velocity of driven points; False is PhysTwin's
+        driven_dashpot: True lets dashpots see the true velocity of driven points; False is
+            PhysTwin's
             published behaviour, where they see a driven point at rest.
     """
 
@@ -103,6 +104,21 @@ class SpringMassModel:
     def spring_count(self) -> int:
         """S."""
         return len(self.edges)
+
+    def excluded_pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs of nodes that never collide.
+
+        Returns:
+            Compressed rows, see `topology.exclusion_rows`.
+        """
+        collision = self.self_collision or SelfCollision(1.0)
+        return exclusion_rows(
+            self.node_count,
+            self.edges,
+            self.rest_position,
+            hops=collision.excluded_hops,
+            distance_m=collision.distance_m,
+        )
 
     def default_parameters(
         self,

@@ -1,8 +1,9 @@
 """The hand-written derivative of the SIMD bodies in `native`.
 
 Frames are walked backwards. A frame is run again from its checkpoint, in segments of substeps whose
-states are kept; then each substep is turned round: contact and drag (`update_adjoint`), springs
-(`spring_adjoint`), driven points. Springs gather exactly as forward, so nothing is atomic.
+states are kept; the last frame of a single world is left by the forward pass where there is room.
+Then each substep is turned round: contact and drag (`update_adjoint`), springs (`spring_adjoint`),
+driven points. Springs gather exactly as forward, so nothing is atomic.
 
 For one spring with unit vector d, elongation u, force size s = A g(u) + D (dv . d) and the adjoints
 w = (force adjoint at the near end) - (at the far end):
@@ -12,18 +13,12 @@ w = (force adjoint at the near end) - (at the far end):
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cache
 
-from physgym.sim.spring_mass.native import (
-    COMMON,
-    FLOATS,
-    LANES,
-    LANES_INTS,
-    SINGLE,
-    SINGLE_INTS,
-    instantiate,
-)
+from physgym.sim.spring_mass.native import COMMON, FLOATS, LANES_INTS, SINGLE_INTS, instantiate
 from physgym.sim.spring_mass.native_kernel import NativeKernel
+from physgym.sim.spring_mass.native_lanes import LANES
+from physgym.sim.spring_mass.native_single import SINGLE
 
 __all__ = ["ADJOINT_FLOATS", "adjoint_kernel", "adjoint_room", "segment_length"]
 
@@ -32,6 +27,7 @@ _SEGMENT_BYTES = 96 * 2**20
 _COMMON = """
     const int M = ci.data[10];  // substeps in a segment
     const int segments = (n + M - 1) / M;
+    const bool kept_last = ci.data[11];
     struct Adjoint { vf x, y, z, vx, vy, vz; };
     struct Sums { vf decay, e, mu; };
     // law per coefficient, its slope in u, its derivative in the rest length
@@ -41,7 +37,8 @@ _COMMON = """
             vf strain = vabs(u) / rest;
             vf base = 1.0f + strain;
             vf pw = power(base, expo - 1.0f);
-            return Law{u * base * pw, pw * fma(strain, (vf)expo, base), -(u * expo * pw * strain / rest)};
+            vf by_rest = -(u * expo * pw * strain / rest);
+            return Law{u * base * pw, pw * fma(strain, (vf)expo, base), by_rest};
         }
         if (KIND == 2) {
             vf m = vmax(vabs(u), (vf)1.0e-6f);
@@ -168,8 +165,9 @@ _LANES = """
             float* b = force + (size_t)i * 3 * W;
             Adjoint t{ld(p), ld(p + W), ld(p + 2 * W), ld(p + 3 * W), ld(p + 4 * W), ld(p + 5 * W)};
             vf mass = ld(grad_mass.data + (size_t)i * W), fx, fy, fz;
-            update_adjoint(node_at(src + (size_t)i * 6 * W), ld(v), ld(v + W), ld(v + 2 * W), t, sums,
-                           mass, value(h_over_m.data, i, shared_m), decay_w, e_w, mu_w, fx, fy, fz);
+            update_adjoint(node_at(src + (size_t)i * 6 * W), ld(v), ld(v + W), ld(v + 2 * W), t,
+                           sums, mass, value(h_over_m.data, i, shared_m), decay_w, e_w, mu_w,
+                           fx, fy, fz);
             st(grad_mass.data + (size_t)i * W, mass);
             put_node(p, Node{t.x, t.y, t.z, t.vx, t.vy, t.vz});
             st(b, fx); st(b + W, fy); st(b + 2 * W, fz);
@@ -219,11 +217,12 @@ _SINGLE = """
     float* adj = grad_state.data;           // [C][6][W], lane by lane of the chunks
     auto vectors = [&](const float* base, const int* at, vf& x, vf& y, vf& z) {
         auto four = [&](int k) -> vf {
-            f4 a = *(const f4u*)(base + (at[k] >> 1)), b = *(const f4u*)(base + (at[k + 4] >> 1));
-            f4 c = *(const f4u*)(base + (at[k + 8] >> 1)), d = *(const f4u*)(base + (at[k + 12] >> 1));
+            auto get = [&](int lane) -> f4 { return *(const f4u*)(base + (at[lane] >> 1)); };
+            f4 a = get(k), b = get(k + 4), c = get(k + 8), d = get(k + 12);
             f8 l = __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7);
             f8 u = __builtin_shufflevector(c, d, 0, 1, 2, 3, 4, 5, 6, 7);
-            return __builtin_shufflevector(l, u, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+            return __builtin_shufflevector(
+                l, u, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
         };
         vf r0 = four(0), r1 = four(1), r2 = four(2), r3 = four(3);
         vf t0 = low1(r0, r1), t1 = high1(r0, r1), t2 = low1(r2, r3), t3 = high1(r2, r3);
@@ -290,7 +289,7 @@ _SINGLE = """
         for (size_t a = 0; a < (size_t)C * 6 * W; a += W) st(adj + a, ld(adj + a) + ld(g + a));
     };
     auto advance = [&](int f, int s, const float* src, float* dst, float* v1) {
-        substep(src, dst, v1);
+        substep(src, dst, v1, true);
         place(dst, f, s + 2 < n ? s + 2 : n);
     };
 """
@@ -299,6 +298,7 @@ _DRIVER = """
     for (int f = F - 1; f >= 0; --f) {
         add_output(f + 1);
         unplace(f, n);
+        const bool kept = kept_last && f == F - 1;  // the forward pass left its states
         __builtin_memcpy(starts, frames.data + (size_t)f * SZ, SZ * sizeof(float));
         place(starts, f, 1);
         for (int g = 0; g + 1 < segments; ++g) {  // find the states where segments start
@@ -310,8 +310,8 @@ _DRIVER = """
         }
         for (int g = segments - 1; g >= 0; --g) {
             const int first = g * M, count = n - first < M ? n - first : M;
-            __builtin_memcpy(keep, starts + g * SZ, SZ * sizeof(float));
-            for (int s = 0; s < count; ++s)
+            if (!kept) __builtin_memcpy(keep, starts + g * SZ, SZ * sizeof(float));
+            for (int s = 0; s < count && !kept; ++s)
                 advance(f, first + s, keep + s * SZ, keep + (s + 1) * SZ, kept_v + s * VZ);
             for (int s = count - 1; s >= 0; --s) {
                 turn(keep + s * SZ, kept_v + s * VZ);
@@ -363,7 +363,7 @@ def adjoint_room(substeps: int, segment: int, state_floats: int, velocity_floats
     return (segment + 1 + segments) * state_floats + (segment + 2) * velocity_floats + state_floats
 
 
-@lru_cache(maxsize=None)
+@cache
 def adjoint_kernel(layout: str, width: int, kind: int) -> NativeKernel:
     """Kernel that walks all frames of one block of worlds backwards in one launch.
 
@@ -376,7 +376,9 @@ def adjoint_kernel(layout: str, width: int, kind: int) -> NativeKernel:
         The kernel.
     """
     lanes = layout == "lanes"
-    body = COMMON + (LANES if lanes else SINGLE) + _COMMON + (_LANES if lanes else _SINGLE) + _DRIVER
+    body = (
+        COMMON + (LANES if lanes else SINGLE) + _COMMON + (_LANES if lanes else _SINGLE) + _DRIVER
+    )
     return NativeKernel(
         f"spring_mass_{layout}_adjoint",
         instantiate(body, width=width, kind=kind),

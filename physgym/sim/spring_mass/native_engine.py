@@ -5,72 +5,34 @@ How worlds are cut into blocks changes the speed, never the bits.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 import warp as wp
 
 from physgym.sim.rollout import Gradients, Plan
-from physgym.sim.spring_mass.blowup import raise_blow_up
+from physgym.sim.spring_mass.blocks import Block, cut_blocks
+from physgym.sim.spring_mass.blowup import raise_blow_up, raise_overflow
 from physgym.sim.spring_mass.layout import LANES, Layout
 from physgym.sim.spring_mass.model import Coefficients, SpringMassModel
 from physgym.sim.spring_mass.native import forward_kernel
 from physgym.sim.spring_mass.native_adjoint import adjoint_kernel, adjoint_room, segment_length
+from physgym.sim.spring_mass.native_contact import contact_room, contact_scalars
+from physgym.sim.spring_mass.plain import PlainEngine
 
-__all__ = ["Block", "NativeEngine", "cut_blocks"]
-
-
-class Block(NamedTuple):
-    """Worlds that one launch runs.
-
-    Attributes:
-        start: first world.
-        count: number of worlds.
-        width: lanes; 1 means the layout for a single world.
-    """
-
-    start: int
-    count: int
-    width: int
-
-    @property
-    def lanes(self) -> int:
-        """Floats in a vector of this block's kernels."""
-        return LANES if self.width == 1 else self.width
-
-
-def cut_blocks(worlds: int, threads: int) -> list[Block]:
-    """Cut worlds into blocks: wide ones for many worlds, single ones for few.
-
-    Args:
-        worlds: B.
-        threads: threads that share them.
-
-    Returns:
-        Blocks in the order of the worlds.
-    """
-    blocks: list[Block] = []
-    bounds = np.linspace(0, worlds, min(worlds, threads) + 1).round().astype(int)
-    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
-        at = int(start)
-        while at < stop:
-            left = int(stop) - at
-            width = 16 if left > 10 else 8 if left > 3 else 1
-            count = min(left, width)
-            blocks.append(Block(at, count, width))
-            at += count
-    return blocks
+__all__ = ["NativeEngine"]
 
 
 class NativeEngine:
     """Runs frames on the CPU with SIMD.
 
     Args:
-        model: topology and constants, without self-collision.
+        model: topology and constants.
         layout: springs in the orders that the bodies read.
         worlds: B.
         threads: most threads to use.
@@ -79,8 +41,18 @@ class NativeEngine:
     def __init__(self, model: SpringMassModel, layout: Layout, worlds: int, threads: int) -> None:
         self.model, self.layout, self.worlds = model, layout, worlds
         self.blocks = cut_blocks(worlds, threads)
-        self._pool = ThreadPoolExecutor(threads) if threads > 1 and len(self.blocks) > 1 else None
+        excluded = [np.zeros(0), np.zeros(0)]
+        if model.self_collision is not None:
+            # Each world has its own contacts, so worlds do not share the lanes of a vector.
+            self.blocks = [Block(world, 1, 1) for world in range(worlds)]
+            excluded = list(model.excluded_pairs())
+        self._threads = threads
+        self._pool: ThreadPoolExecutor | None = None
+        self._pool_process = -1
         self._kept = threading.local()
+        self._plain: PlainEngine | None = None
+        self._states = torch.zeros(1)
+        self._states_of = 0
         self._index = {
             name: torch.as_tensor(getattr(layout, name), dtype=torch.long)
             for name in ("upper_spring", "column_spring", "chunk_node", "spring_slot", "node_slot")
@@ -92,6 +64,8 @@ class NativeEngine:
             "chunk_start": _ints(layout.chunk_start),
             "chunk_node": _ints(layout.chunk_node * 8),
             "column_node": _ints(layout.column_node * 8),
+            "excluded_start": _ints(excluded[0]),
+            "excluded_node": _ints(excluded[1]),
             "driven_slot": _ints(layout.node_slot[model.driven_index]),
         }
 
@@ -109,6 +83,11 @@ class NativeEngine:
         positions[:, 0], velocities[:, 0] = position, velocity
         given = Coefficients(*(c.detach() for c in coefficients))
         nodes = self.model.node_count
+        wanted = any(t.requires_grad for t in (position, velocity, driven, *coefficients))
+        room = self._kept_room(plan) if wanted else 0
+        if self._states.numel() < room:
+            self._states = torch.zeros(room)
+        self._states_of = positions.data_ptr() if room else 0
 
         def run(block: Block) -> np.ndarray:
             arrays, pack = self._inputs(plan, driven.detach(), given, block)
@@ -116,12 +95,18 @@ class NativeEngine:
             state = pack(torch.cat([positions[:, :1], velocities[:, :1]], dim=-1))[0]
             # The same room again: the other state buffer, or the forces.
             arrays["work"] = _floats(torch.cat([state.flatten(), torch.zeros(state.numel())]))
+            if block.width == 1:
+                self._contact_inputs(given, block, arrays, keep=room > 0)
+                arrays["states"] = _floats(self._states[:room])
             out = torch.empty(plan.frames, nodes, *((8,) if block.width == 1 else (6, block.width)))
             arrays["out"] = _floats(out)
             kernel.launch(arrays)
             stop = block.start + block.count
             if block.width == 1:
-                positions[block.start, 1:], velocities[block.start, 1:] = out[..., :3], out[..., 4:7]
+                positions[block.start, 1:], velocities[block.start, 1:] = (
+                    out[..., :3],
+                    out[..., 4:7],
+                )
             else:
                 out = out[..., : block.count].permute(3, 0, 1, 2)
                 positions[block.start : stop, 1:], velocities[block.start : stop, 1:] = (
@@ -131,10 +116,21 @@ class NativeEngine:
             return arrays["status"].numpy()
 
         for block, status in zip(self.blocks, self._map(run), strict=True):
+            if status[0] == 2:
+                raise_overflow(self.model, block.start, int(status[2]), int(status[3]))
             if status[0]:
                 world = block.start + min(int(status[1]), block.count - 1)
                 raise_blow_up(self.model, given, plan, world, int(status[2]), int(status[3]))
         return positions, velocities
+
+    def _kept_room(self, plan: Plan) -> int:
+        """Floats to keep a frame's states from forward to backward; 0 where that does not pay."""
+        state = (self.model.node_count + 1) * 8
+        if len(self.blocks) > 1 or self.blocks[0].width > 1 or self.model.self_collision:
+            return 0
+        segment = segment_length(plan.substeps, state)
+        velocity = len(self.layout.chunk_node) * 3 * LANES
+        return adjoint_room(plan.substeps, segment, state, velocity) * (segment == plan.substeps)
 
     def backward(
         self,
@@ -147,7 +143,17 @@ class NativeEngine:
         grad_velocities: torch.Tensor,
     ) -> Gradients:
         """See `physgym.sim.rollout.Engine.backward`."""
+        if self.model.self_collision is not None:
+            # Contacts between nodes are turned round by Warp's tape: right, and slow.
+            if self._plain is None:
+                self._plain = PlainEngine(self.model, self.layout, self.worlds, "cpu")
+            return self._plain.backward(
+                plan, positions, velocities, driven, coefficients, grad_positions, grad_velocities
+            )
         given = Coefficients(*(c.detach() for c in coefficients))
+        # Autograd keeps the positions alive and unchanged, so their address names the rollout.
+        kept = self._states_of != 0 and self._states_of == positions.data_ptr()
+        self._states_of = 0
         made = Gradients(
             torch.empty_like(positions[:, 0]),
             torch.empty_like(positions[:, 0]),
@@ -162,7 +168,7 @@ class NativeEngine:
                 pack(torch.cat([positions[:, :-1], velocities[:, :-1]], dim=-1))
             )
             states = torch.cat([grad_positions, grad_velocities], dim=-1)
-            self._adjoint_inputs(plan, given, block, arrays, states)
+            self._adjoint_inputs(plan, given, block, arrays, states, kept)
             kernel.launch(arrays)
             self._adjoint_outputs(plan, block, arrays, given, made)
 
@@ -176,6 +182,7 @@ class NativeEngine:
         block: Block,
         arrays: dict[str, Any],
         grad_out: torch.Tensor,
+        kept: bool,
     ) -> None:
         """Room for the adjoints of one block, and those of the outputs in its layout."""
         single = block.width == 1
@@ -184,20 +191,28 @@ class NativeEngine:
         if single:
             wide = torch.cat([grad_out[block.start], torch.zeros(plan.frames + 1, 1, 6)], dim=1)
             grad_out = wide[:, self._index["chunk_node"]].permute(0, 1, 3, 2)
-            state, velocity, slots = (nodes + 1) * 8, chunks * 3 * LANES, self.layout.column_node.size
+            state, velocity, slots = (
+                (nodes + 1) * 8,
+                chunks * 3 * LANES,
+                self.layout.column_node.size,
+            )
             sizes = {"grad_state": chunks * 6 * LANES, "grad_mass": chunks * LANES}
         else:
             padded = torch.zeros(*grad_out.shape[1:], lanes)
             padded[..., : block.count] = grad_out[block.start : stop].permute(1, 2, 3, 0)
             grad_out = padded
-            state, velocity, slots = nodes * 6 * lanes, nodes * 3 * lanes, self.model.spring_count * lanes
+            state, velocity, slots = (
+                nodes * 6 * lanes,
+                nodes * 3 * lanes,
+                self.model.spring_count * lanes,
+            )
             sizes = {"grad_state": state, "grad_mass": nodes * lanes}
         segment = segment_length(plan.substeps, state)
         scalars = self._int_scalars(plan, given)
-        arrays["ci"] = _ints(np.append(scalars, segment))
+        arrays["ci"] = _ints(np.append(scalars, [segment, kept]))
         room = adjoint_room(plan.substeps, segment, state, velocity)
         # Kept for the thread's next block: fresh pages cost as much as half the adjoint.
-        work: torch.Tensor | None = getattr(self._kept, "work", None)
+        work = self._states if kept else getattr(self._kept, "work", None)
         if work is None or work.numel() < room:
             work = self._kept.work = torch.zeros(room)
         arrays["work"] = _floats(work)
@@ -227,7 +242,11 @@ class NativeEngine:
             mass = get["grad_mass"][slot][None]
             pick = self._index["spring_slot"]
             by_spring = {n: get[n][pick][None] for n in ("grad_stiffness", "grad_rest")}
-            dash = get["grad_dashpot"][pick][None] if per_spring else 0.5 * scalars[3].sum()[None, None]
+            dash = (
+                get["grad_dashpot"][pick][None]
+                if per_spring
+                else 0.5 * scalars[3].sum()[None, None]
+            )
             # In the single layout a vector holds nodes, so a scalar is the sum over its lanes.
             scalars = scalars.sum(dim=1, keepdim=True)
         else:
@@ -250,13 +269,17 @@ class NativeEngine:
         to.stiffness[own], to.rest_length[own] = by_spring["grad_stiffness"], by_spring["grad_rest"]
         to.dashpot[own] = dash
         inv_mass = _of(given.inv_mass, torch.arange(block.start, block.start + block.count))
-        # The kernel sums acceleration adjoint times h F/m, which is h/m times what is wanted by h/m.
+        # The kernel sums acceleration adjoint times h F/m, which is h/m times what is wanted by
+        # h/m.
         to.inv_mass[own] = torch.where(inv_mass > 0.0, mass / inv_mass.clamp(min=1e-30), 0.0)
         to.decay[own], to.restitution[own], to.friction[own] = scalars[0], scalars[1], scalars[2]
 
     def _map(self, run: Callable[[Block], Any]) -> list[Any]:
-        if self._pool is None:
+        if self._threads == 1 or len(self.blocks) == 1:
             return [run(block) for block in self.blocks]
+        if self._pool is None or self._pool_process != os.getpid():
+            # Threads do not live on in a forked process, so it makes its own.
+            self._pool, self._pool_process = ThreadPoolExecutor(self._threads), os.getpid()
         return list(self._pool.map(run, self.blocks))
 
     def _inputs(
@@ -295,12 +318,30 @@ class NativeEngine:
             if not single:
                 return states[worlds].permute(1, 2, 3, 0).contiguous()
             made = states.new_zeros(states.shape[1], states.shape[2] + 1, 8)
-            made[:, :-1, :3], made[:, :-1, 4:7] = states[block.start, ..., :3], states[block.start, ..., 3:]
+            made[:, :-1, :3], made[:, :-1, 4:7] = (
+                states[block.start, ..., :3],
+                states[block.start, ..., 3:],
+            )
             return made
 
         return arrays, pack
 
-    def _single_springs(self, value: torch.Tensor, worlds: torch.Tensor, pad: float) -> torch.Tensor:
+    def _contact_inputs(
+        self, given: Coefficients, block: Block, arrays: dict[str, Any], *, keep: bool
+    ) -> None:
+        """Scalars and room for self-collision; next to nothing where it is off."""
+        nodes, collision = self.model.node_count, self.model.self_collision
+        room = contact_room(nodes, collision)
+        more_ints, more_floats = contact_scalars(nodes, collision)
+        arrays["ci"] = _ints(np.concatenate([arrays["ci"].numpy(), [0], more_ints, [keep]]))
+        arrays["cf"] = _floats(torch.cat([wp.to_torch(arrays["cf"]), more_floats]))
+        arrays["iwork"] = wp.zeros(room["ints"], dtype=wp.int32, device="cpu")
+        arrays["fwork"] = wp.zeros(room["floats"], dtype=wp.float32, device="cpu")
+        arrays["inv_mass"] = _floats(_of(given.inv_mass, torch.tensor([block.start])))
+
+    def _single_springs(
+        self, value: torch.Tensor, worlds: torch.Tensor, pad: float
+    ) -> torch.Tensor:
         padded = torch.cat([_of(value, worlds)[0], torch.tensor([pad])])
         return padded[self._index["column_spring"]]
 

@@ -1,6 +1,6 @@
 """One Warp kernel around any native body: named arrays in, no kernel signature per body.
 
-A native body is C++ that names its arrays. Eight int arrays and twenty float arrays are passed; a
+A native body is C++ that names its arrays. Ten int arrays and twenty float arrays are passed; a
 line of C++ per array gives them the names that the body uses.
 """
 # mypy: disable-error-code="valid-type"
@@ -14,7 +14,7 @@ import warp as wp
 
 __all__ = ["NativeKernel"]
 
-_INTS, _FLOATS = 8, 20
+_INTS, _FLOATS = 10, 20
 _I = wp.array(dtype=wp.int32)
 _F = wp.array(dtype=wp.float32)
 
@@ -29,14 +29,20 @@ class NativeKernel:
         floats: names of the float32 arrays.
     """
 
-    def __init__(self, name: str, source: str, *, ints: tuple[str, ...], floats: tuple[str, ...]) -> None:
+    def __init__(
+        self, name: str, source: str, *, ints: tuple[str, ...], floats: tuple[str, ...]
+    ) -> None:
         if len(ints) > _INTS or len(floats) > _FLOATS:
-            raise ValueError(f"{name}: {len(ints)} int and {len(floats)} float arrays, room for 8 and 20")
+            raise ValueError(
+                f"{name}: {len(ints)} int and {len(floats)} float arrays, room for 10 and 20"
+            )
         self.ints, self.floats = ints, floats
         names = [f"auto& {n} = i{k};" for k, n in enumerate(ints)]
         names += [f"auto& {n} = f{k};" for k, n in enumerate(floats)]
         # `contract(off)` must open the block, so the names come after it.
-        self._kernel = _wrap("{\n#pragma clang fp contract(off)\n" + "\n".join(names) + source + "}")
+        self._kernel = _wrap(
+            "{\n#pragma clang fp contract(off)\n" + "\n".join(names) + source + "}"
+        )
         self._no_int = wp.zeros(1, dtype=wp.int32, device="cpu")
         self._no_float = wp.zeros(1, dtype=wp.float32, device="cpu")
         self._kernel.module.load("cpu")
@@ -55,19 +61,19 @@ class NativeKernel:
 def _wrap(snippet: str) -> Any:
     @wp.func_native(snippet)
     def body(
-        i0: _I, i1: _I, i2: _I, i3: _I, i4: _I, i5: _I, i6: _I, i7: _I,
+        i0: _I, i1: _I, i2: _I, i3: _I, i4: _I, i5: _I, i6: _I, i7: _I, i8: _I, i9: _I,
         f0: _F, f1: _F, f2: _F, f3: _F, f4: _F, f5: _F, f6: _F, f7: _F, f8: _F, f9: _F,
         f10: _F, f11: _F, f12: _F, f13: _F, f14: _F, f15: _F, f16: _F, f17: _F, f18: _F, f19: _F,
-    ): ...  # fmt: skip
+    ) -> None: ...  # fmt: skip
 
     @wp.kernel(enable_backward=False, module="unique")
     def spring_mass_native(
-        i0: _I, i1: _I, i2: _I, i3: _I, i4: _I, i5: _I, i6: _I, i7: _I,
+        i0: _I, i1: _I, i2: _I, i3: _I, i4: _I, i5: _I, i6: _I, i7: _I, i8: _I, i9: _I,
         f0: _F, f1: _F, f2: _F, f3: _F, f4: _F, f5: _F, f6: _F, f7: _F, f8: _F, f9: _F,
         f10: _F, f11: _F, f12: _F, f13: _F, f14: _F, f15: _F, f16: _F, f17: _F, f18: _F, f19: _F,
-    ):  # fmt: skip
+    ) -> None:  # fmt: skip
         body(
-            i0, i1, i2, i3, i4, i5, i6, i7, f0, f1, f2, f3, f4, f5, f6, f7, f8, f9,
+            i0, i1, i2, i3, i4, i5, i6, i7, i8, i9, f0, f1, f2, f3, f4, f5, f6, f7, f8, f9,
             f10, f11, f12, f13, f14, f15, f16, f17, f18, f19,
         )  # fmt: skip
 

@@ -12,13 +12,11 @@ import numpy as np
 import torch
 import warp as wp
 
-from physgym.errors import DataError
 from physgym.sim.rollout import Gradients, Plan
 from physgym.sim.spring_mass import kernels
-from physgym.sim.spring_mass.blowup import raise_blow_up
+from physgym.sim.spring_mass.blowup import raise_blow_up, raise_overflow
 from physgym.sim.spring_mass.layout import Layout
 from physgym.sim.spring_mass.model import Coefficients, SpringMassModel
-from physgym.sim.spring_mass.topology import exclusion_rows
 
 __all__ = ["PlainEngine"]
 
@@ -71,13 +69,7 @@ class PlainEngine:
         )
         self._grid: Any = None
         if model.self_collision is not None:
-            start, node = exclusion_rows(
-                model.node_count,
-                model.edges,
-                model.rest_position,
-                hops=model.self_collision.excluded_hops,
-                distance_m=model.self_collision.distance_m,
-            )
+            start, node = model.excluded_pairs()
             self._excluded = (put(start), put(node))
             self._grid = wp.HashGrid(64, 64, 64, device=device)
 
@@ -95,13 +87,15 @@ class PlainEngine:
         positions[:, 0], velocities[:, 0] = position, velocity
         given = self._coefficients(coefficients, requires_grad=False)
         state = [self._vec3(position.clone()), self._vec3(velocity.clone())]
-        spare = [self._empty() for _ in range(4)]
-        control = [self._vec3(driven[:, 0].clone()), self._vec3(driven[:, 0].clone())]
+        spare = [self._empty() for _ in range(5)]
+        path = driven.detach().transpose(0, 1).contiguous()
+        control = [self._vec3(path[0].clone()), self._vec3(path[0].clone())]
         graph: Any = None
         self._first_bad.fill_(_NO_BLOW_UP)
         for frame in range(plan.frames):
-            wp.copy(control[0], self._vec3(driven[:, frame]))
-            wp.copy(control[1], self._vec3(driven[:, frame + 1]))
+            self._synchronize()
+            wp.copy(control[0], self._vec3(path[frame]))
+            wp.copy(control[1], self._vec3(path[frame + 1]))
             if graph is not None:
                 wp.capture_launch(graph)
             elif self.device.startswith("cuda") and self._grid is None:
@@ -112,9 +106,10 @@ class PlainEngine:
                     graph = capture.graph
             else:
                 self._run_frame(plan, given, state, spare, control)
+            self._synchronize()
+            self._check(plan, frame, coefficients)
             positions[:, frame + 1] = wp.to_torch(state[0])
             velocities[:, frame + 1] = wp.to_torch(state[1])
-            self._check(plan, frame, coefficients)
         return positions, velocities
 
     def backward(
@@ -134,11 +129,13 @@ class PlainEngine:
         for frame in reversed(range(plan.frames)):
             start = [self._vec3(a[:, frame].clone(), True) for a in (positions, velocities)]
             control = [self._vec3(driven[:, f].clone(), True) for f in (frame, frame + 1)]
+            self._synchronize()
             segments = self._segments(plan, given, start, control)
             tape = wp.Tape()
             with tape:
                 end = self._substeps(plan, given, start, None, control, segments)
             tape.backward(grads={end[0]: self._vec3(grad_x), end[1]: self._vec3(grad_v)})
+            self._synchronize()
             grad_x = grad_positions[:, frame] + wp.to_torch(start[0].grad)
             grad_v = grad_velocities[:, frame] + wp.to_torch(start[1].grad)
             for offset in (0, 1):
@@ -147,18 +144,25 @@ class PlainEngine:
         made = tuple(wp.to_torch(a.grad) for a in given)
         return Gradients(grad_x, grad_v, grad_driven, made)
 
+    def _synchronize(self) -> None:
+        """Let torch and Warp see each other's work; they use different CUDA streams."""
+        if self.device != "cpu":
+            torch.cuda.synchronize(self.device)
+            wp.synchronize_device(self.device)
+
     def _vec3(self, tensor: torch.Tensor, requires_grad: bool = False) -> Any:
         tensor = tensor.detach().contiguous()
         if tensor.numel() == 0:
             return wp.zeros(
-                tuple(tensor.shape[:-1]), dtype=wp.vec3, device=self.device, requires_grad=requires_grad
+                tuple(tensor.shape[:-1]),
+                dtype=wp.vec3,
+                device=self.device,
+                requires_grad=requires_grad,
             )
         return wp.from_torch(tensor, dtype=wp.vec3, requires_grad=requires_grad)
 
     def _empty(self, requires_grad: bool = False) -> Any:
-        return wp.zeros(
-            self._shape, dtype=wp.vec3, device=self.device, requires_grad=requires_grad
-        )
+        return wp.zeros(self._shape, dtype=wp.vec3, device=self.device, requires_grad=requires_grad)
 
     def _coefficients(self, given: Sequence[torch.Tensor], *, requires_grad: bool) -> Coefficients:
         """Warp arrays of the coefficients, with their own memory where gradients gather in them."""
@@ -207,20 +211,26 @@ class PlainEngine:
         )
         for segment in segments:
             for substep in range(segment.start, segment.stop):
-                v1 = fresh(2)
+                force, v1 = fresh(2), fresh(3)
+                wp.launch(
+                    kernels.spring_forces,
+                    self._shape,
+                    [
+                        x, v, *self._rows, given.stiffness, given.rest_length, given.dashpot,
+                        model.law.kernel_kind, model.law_exponent,
+                    ],
+                    [force],
+                    device=self.device,
+                )  # fmt: skip
                 wp.launch(
                     kernels.velocity_step,
                     self._shape,
-                    [
-                        x, v, *self._rows, *given[:5],
-                        model.law.kernel_kind, model.law_exponent,
-                        wp.vec3(*model.gravity_m_per_s2), h,
-                    ],
+                    [v, force, given.inv_mass, given.decay, wp.vec3(*model.gravity_m_per_s2), h],
                     [v1],
                     device=self.device,
-                )  # fmt: skip
+                )
                 if segment.candidates is not None:
-                    v1 = self._collide(x, v1, fresh(3), given, segment.candidates)
+                    v1 = self._collide(x, v1, fresh(4), given, segment.candidates)
                 x_out, v_out = (fresh(0), fresh(1)) if spare is None else (x, v)
                 weight = min(substep + 2, plan.substeps) / plan.substeps
                 key = wp.int64(substep * self.model.node_count)
@@ -260,7 +270,9 @@ class PlainEngine:
         )  # fmt: skip
         return v_out
 
-    def _segments(self, plan: Plan, given: Any, state: list[Any], control: list[Any]) -> list[_Segment]:
+    def _segments(
+        self, plan: Plan, given: Any, state: list[Any], control: list[Any]
+    ) -> list[_Segment]:
         """Cut a frame so that no node leaves the reach of its list of candidates."""
         collision = self.model.self_collision
         if collision is None:
@@ -274,7 +286,7 @@ class PlainEngine:
             while True:
                 length = min(length, plan.substeps - start)
                 trial = _Segment(start, start + length, near)
-                spare = [self._empty() for _ in range(4)]
+                spare = [self._empty() for _ in range(5)]
                 end = self._substeps(plan, given, here, spare, control, [trial])
                 moved = (wp.to_torch(end[0]) - wp.to_torch(here[0])).norm(dim=-1).max()
                 if length == 1 or not moved > 0.5 * collision.skin * collision.distance_m:
@@ -306,13 +318,8 @@ class PlainEngine:
             )
         count = near.count.numpy()
         if count.max(initial=0) > collision.max_neighbours:
-            world, node = np.unravel_index(int(count.argmax()), count.shape)
-            raise DataError(
-                f"node {node} of world {world} has {count.max()} collision candidates",
-                where="SelfCollision.max_neighbours",
-                expected=f"at most {collision.max_neighbours}",
-                fix="raise max_neighbours, or lower distance_m or skin",
-            )
+            first = divmod(int(count.argmax()), self.model.node_count)
+            raise_overflow(self.model, *first, int(count.max()))
         return near
 
     def _check(self, plan: Plan, frame: int, coefficients: Sequence[torch.Tensor]) -> None:
@@ -322,5 +329,10 @@ class PlainEngine:
         world = int(bad.argmin())
         substep, node = divmod(int(bad[world]), self.model.node_count)
         raise_blow_up(
-            self.model, Coefficients(*coefficients), plan, world, node, frame * plan.substeps + substep
+            self.model,
+            Coefficients(*coefficients),
+            plan,
+            world,
+            node,
+            frame * plan.substeps + substep,
         )

@@ -16,7 +16,7 @@ from physgym.sim.spring_mass.layout import make_layout
 from physgym.sim.spring_mass.model import SpringMassModel, SpringMassParameters
 from physgym.sim.spring_mass.native_engine import NativeEngine
 from physgym.sim.spring_mass.plain import PlainEngine
-from physgym.sim.timestep import substep_count
+from physgym.sim.timestep import StepLimit, substep_count
 
 __all__ = ["SpringMassSolver"]
 
@@ -25,10 +25,11 @@ class SpringMassSolver:
     """Steps B worlds of one spring-mass object.
 
     Semi-implicit Euler, node by node: ``v' = (v + h (F/m + g)) exp(-h c)``, then impulses, then
-    ``x' = x + h v'`` with ground contact. Driven points are placed at the end of a substep before its
-    forces are taken, as PhysTwin does.
+    ``x' = x + h v'`` with ground contact. Driven points are placed at the end of a substep before
+    its forces are taken, as PhysTwin does.
 
-    Limitations: explicit, so stiff light springs need many substeps; gradients of contact are those of
+    Limitations: explicit, so stiff light springs need many substeps; gradients of contact are those
+        of
     the impulse taken, not of the contact that almost happened.
 
     Args:
@@ -65,18 +66,20 @@ class SpringMassSolver:
         self.model, self.parameters, self.worlds = model, parameters, worlds
         self.node_count = model.node_count
         self.device = resolve_device(device)
-        self.driven_index = torch.as_tensor(model.driven_index.copy(), dtype=torch.long, device=self.device)
+        self.driven_index = torch.as_tensor(
+            model.driven_index.copy(), dtype=torch.long, device=self.device
+        )
         self.substeps, self.safety = substeps, safety
         self._engine = self._make_engine(engine, threads)
+        self._kept_limit: tuple[tuple[torch.Tensor, ...], tuple[int, ...], StepLimit] | None = None
 
     def _make_engine(self, engine: str, threads: int | None) -> Engine:
-        native = self.device == "cpu" and self.model.self_collision is None
+        native = self.device == "cpu"
         if engine not in ("auto", "native", "plain") or (engine == "native" and not native):
             raise DataError(
-                f"engine {engine!r} on {self.device}, self-collision "
-                f"{'on' if self.model.self_collision else 'off'}",
+                f"engine {engine!r} on {self.device}",
                 where="SpringMassSolver.engine",
-                expected="'auto', 'plain', or 'native' on the CPU without self-collision",
+                expected="'auto', 'plain', or 'native' on the CPU",
                 fix="use engine='auto'",
             )
         layout = make_layout(self.model.node_count, self.model.edges)
@@ -131,11 +134,20 @@ class SpringMassSolver:
             )
         count = self.substeps
         if count is None:
-            given = self.parameters if parameters is None else parameters
-            with torch.no_grad():
-                limit = step_limit(self.model, given.coefficients(self.model, 0.0))
+            limit = self._step_limit(self.parameters if parameters is None else parameters)
             count = substep_count(dt_s, limit, safety=self.safety)
         return Plan(frames, count, float(dt_s))
+
+    def _step_limit(self, parameters: SpringMassParameters) -> StepLimit:
+        """The stability limit, kept until a tensor of the parameters changes."""
+        tensors = tuple(vars(parameters).values())
+        versions = tuple(t._version for t in tensors)
+        kept = self._kept_limit
+        if kept is None or versions != kept[1] or any(a is not b for a, b in zip(tensors, kept[0])):
+            with torch.no_grad():
+                limit = step_limit(self.model, parameters.coefficients(self.model, 0.0))
+            self._kept_limit = kept = (tensors, versions, limit)
+        return kept[2]
 
     def rollout(
         self,

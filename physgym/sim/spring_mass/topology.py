@@ -83,9 +83,7 @@ def springs_from_points(
             fix="give more points",
         )
     count = min(max_neighbours + 1, len(position))
-    distance, neighbour = cKDTree(position).query(
-        position, k=count, distance_upper_bound=radius_m
-    )
+    distance, neighbour = cKDTree(position).query(position, k=count, distance_upper_bound=radius_m)
     node = np.repeat(np.arange(len(position)), count).reshape(-1, count)
     keep = np.isfinite(distance) & (distance >= min_length_m) & (neighbour != node)
     edges = merge_springs(np.stack([node[keep], neighbour[keep]], axis=1))
@@ -175,7 +173,10 @@ def hop_pairs(node_count: int, edges: np.ndarray, hops: int) -> csr_matrix:
         Boolean matrix (N, N), sparse, with sorted indices.
     """
     one = np.ones(2 * len(edges), dtype=bool)
-    rows, cols = np.concatenate([edges[:, 0], edges[:, 1]]), np.concatenate([edges[:, 1], edges[:, 0]])
+    rows, cols = (
+        np.concatenate([edges[:, 0], edges[:, 1]]),
+        np.concatenate([edges[:, 1], edges[:, 0]]),
+    )
     near = csr_matrix((one, (rows, cols)), shape=(node_count, node_count), dtype=bool)
     reach = csr_matrix(
         (np.ones(node_count, dtype=bool), (np.arange(node_count), np.arange(node_count))),

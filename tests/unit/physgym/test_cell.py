@@ -126,6 +126,31 @@ def test_gantry_reaches_a_far_target_within_its_limits(cell: SimulatedCell) -> N
     assert np.abs(cell.joint_position - target).max() < 1e-4
 
 
+def test_cable_rests_on_the_table(cell: SimulatedCell) -> None:
+    cell.reset()
+    low = cell.config.home.copy()
+    low[[2, 5]] = 0.2
+    for _ in range(250):
+        cell.step(low, 0.01)
+    height = cell.object_points()[:, 2]
+    # MuJoCo's contacts are soft: the axis lies within half a millimetre of one radius.
+    assert height.min() == pytest.approx(cell.config.radius_m, abs=5e-4)
+    assert (height < 0.006).sum() >= 4
+
+
+def test_taut_cable_stalls_the_gantries_and_does_not_stretch(cell: SimulatedCell) -> None:
+    cell.reset()
+    apart = cell.config.home + np.array([0, 0.35, 0, 0, -0.35, 0])  # 1.3 m for a cable of 1 m
+    for _ in range(300):
+        cell.step(apart, 0.01)
+    joints = cell.joint_position
+    # The force limit pulls on a compliant weld, which gives a few millimetres at 50 N.
+    assert joints[1] - joints[4] == pytest.approx(cell.config.length_m, abs=5e-3)
+    points = cell.object_points()
+    # Rigid segments: the polyline cannot be longer than the cable.
+    assert np.linalg.norm(np.diff(points, axis=0), axis=1).sum() <= 1.0 + 1e-9
+
+
 def test_markers_in_the_clamps_move_with_the_grippers(cell: SimulatedCell) -> None:
     cell.reset()
     record = cell.record(exciting_motion(cell.config, seed=2, duration_s=2.0), 2.0)

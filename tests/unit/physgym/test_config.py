@@ -26,7 +26,9 @@ class Search:
 
     def __post_init__(self) -> None:
         if self.range_pa[0] >= self.range_pa[1]:
-            raise DataError("range_pa is empty", where="range_pa", expected="low < high", fix="swap")
+            raise DataError(
+                "range_pa is empty", where="range_pa", expected="low < high", fix="swap"
+            )
 
 
 @dataclass(frozen=True)

@@ -65,11 +65,12 @@ def patients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Probe
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: patients-of-a-test\nVersion: 1\n")
     entries = "".join(f"{name} = patients_of_a_test:{name}\n" for name in NAMES)
+    entries += "test-unloadable = patients_of_a_test:nobody\n"
     (info / "entry_points.txt").write_text(f"[physgym.probes]\n{entries}")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path))
     found = {probe.name.removeprefix("test-"): probe for probe in collect_probes()}
-    return {name: found[name] for name in NAMES}
+    return {name: found[name] for name in (*NAMES, "unloadable")}
 
 
 def one(probe: Probe, timeout_s: float = 90.0) -> Finding:
@@ -95,6 +96,13 @@ def test_patient_that_fails_is_a_finding(
     assert detail in finding.detail
     assert finding.switches_off == "everything"
     assert finding.fix == "buy another"
+
+
+def test_probe_that_does_not_load_is_a_finding(patients: dict[str, Probe]) -> None:
+    """A package that registers nonsense costs its own row, not the others'."""
+    finding = one(patients["unloadable"])
+    assert finding.status == "broken"
+    assert "patients_of_a_test:nobody" in finding.detail
 
 
 def test_patient_that_hangs_is_left(patients: dict[str, Probe]) -> None:

@@ -13,12 +13,12 @@ import pytest
 os.environ.setdefault("ROS_PYTHON_CHECK_FIELDS", "1")
 pytest.importorskip("rclpy", reason="rclpy is not installed")
 conversions = pytest.importorskip("physgym_ros.conversions", reason="physgym_ros is not installed")
-from physgym_ros.setpoints import JointPath
 from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import JointState, PointCloud2, PointField
 from trajectory_msgs.msg import JointTrajectory
 
 from physgym.errors import DataError
+from physgym_ros.setpoints import JointPath
 
 NAMES = ("left_x", "left_y", "right_x")
 
@@ -42,9 +42,7 @@ def test_field_checks_are_on_in_this_process():
 
 
 def test_joint_state_round_trip_by_name_not_order():
-    reading = conversions.joint_reading(
-        _over_the_wire(_state()), ("right_x", "left_x")
-    )
+    reading = conversions.joint_reading(_over_the_wire(_state()), ("right_x", "left_x"))
     np.testing.assert_array_equal(reading.position, [3.0, 1.0])
     np.testing.assert_array_equal(reading.velocity, [0.3, 0.1])
     assert reading.stamp_s == 12.25

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("physgym_ros", reason="the package physgym_ros is not installed")
-from physgym_ros.setpoints import JointPath, SetpointTracker
-
 from physgym.errors import DataError
+from physgym_ros.setpoints import JointPath, SetpointTracker
 
 NAMES = ("a", "b")
 DT_S = 0.01

@@ -165,6 +165,20 @@ class CellLog:
     policy: list[tuple[float, conversions.Report]] = field(default_factory=list)
     commands: list[tuple[float, JointPath]] = field(default_factory=list)
 
+    def cut(self) -> CellLog:
+        """A copy of what has come until now, every series whole."""
+        frames, joints = len(self.points_time_s), len(self.joint_time_s)
+        return CellLog(
+            self.joint_time_s[:joints],
+            self.joint_position[:joints],
+            self.joint_velocity[:joints],
+            self.points_time_s[:frames],
+            self.points[:frames],
+            list(self.status),
+            list(self.policy),
+            list(self.commands),
+        )
+
     def latest_status(self) -> conversions.Report | None:
         """The cell's newest word on itself, or None."""
         return self.status[-1][1] if self.status else None

@@ -42,7 +42,7 @@ def rest_fraction(points: np.ndarray) -> np.ndarray:
 
 
 class MarkerMap:
-    """Takes ordered markers to the nodes of a twin, straight through where they are the same points.
+    """Takes ordered markers to the nodes of a twin; as they are where both are the same points.
 
     Args:
         first: markers of a frame that shows all of them [m], shape (M, 3).

@@ -23,7 +23,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from physgym.errors import DataError, PhysGymError
 from physgym_ros import conversions, qos
-from physgym_ros.chunks import Chunk, brake, move
+from physgym_ros.chunks import Chunk, Stream, brake, move
 from physgym_ros.parameters import Range, declare, parameter
 from physgym_ros.process import run_node
 from physgym_ros.steering import Steering, SteeringConfig, read_goal
@@ -91,7 +91,9 @@ class PolicyNode:
         self._halt = threading.Event()
         self._joints: tuple[float, conversions.JointReading] | None = None
         self._points_s = 0.0
-        self._chunk: Chunk | None = None
+        self._new_goal: np.ndarray | None = None
+        self._stream = Stream()
+        self._braking: Chunk | None = None
         self._below_since_s: float | None = None
         self._succeeded = False
         self._overruns = 0
@@ -155,13 +157,27 @@ class PolicyNode:
 
     def _on_goal(self, message: PointCloud2) -> None:
         try:
-            with self._lock:
-                self._steering.set_goal(conversions.points(message))
-                self._succeeded, self._below_since_s = False, None
-            self._success.publish(conversions.success_message(False))
-            self.node.get_logger().info("a new goal has come")
+            goal = conversions.points(message).copy()
         except DataError as error:
             self._complain(error)
+            return
+        with self._lock:
+            self._new_goal = goal
+
+    def _take_goal(self) -> None:
+        """Head for the newest goal; between two plans, so that none is planned for half of it."""
+        with self._lock:
+            goal, self._new_goal = self._new_goal, None
+        if goal is None:
+            return
+        try:
+            self._steering.set_goal(goal)
+        except DataError as error:
+            self._complain(error)
+            return
+        self._succeeded, self._below_since_s = False, None
+        self._success.publish(conversions.success_message(False))
+        self.node.get_logger().info("a new goal has come")
 
     def _complain(self, error: DataError) -> None:
         if error.what != self._problem:
@@ -179,6 +195,7 @@ class PolicyNode:
             self._stop_process.set()
 
     def _cycle(self) -> None:
+        self._take_goal()
         missing = self._missing()
         if missing:
             self._brake(missing, level=1)
@@ -192,11 +209,7 @@ class PolicyNode:
             goal_distance_m = self._steering.distance_m()
             arrived_s = min(arrived_s, self._points_s)
         joints, _ = self._commanded(switch_s, reading)
-        wanted = self._steering.act(
-            seen,
-            moved=(joints - reading.position).reshape(-1, 3),
-            at_s=switch_s,
-        )
+        wanted = self._steering.act(seen, joints.reshape(-1, 3), at_s=switch_s)
         late = self._now_s() + self.config.lead_s > switch_s
         if late:
             self._overruns += 1
@@ -213,6 +226,7 @@ class PolicyNode:
                 safe.velocity.reshape(-1),
                 start_s=switch_s,
                 period_s=self._period_s,
+                grace_s=self._steering.config.grace_s,
                 deceleration=self._steering.config.acceleration_m_s2,
             )
         )
@@ -239,53 +253,49 @@ class PolicyNode:
     def _next_switch_s(self) -> float:
         """When the next chunk takes over: one period after the last, unless that has passed."""
         earliest = self._now_s() + self._period_s
-        if self._chunk is None:
+        if self._stream.last is None:
             return earliest
-        planned = self._chunk.start_s + self._period_s
+        planned = self._stream.last.start_s + self._period_s
         return planned if planned > self._now_s() + self.config.lead_s else earliest
 
     def _commanded(
         self, at_s: float, reading: conversions.JointReading
     ) -> tuple[np.ndarray, np.ndarray]:
         """Joint positions and velocities that hold at a time if nothing new is sent."""
-        if self._chunk is None:
-            return reading.position, np.zeros_like(reading.position)
-        position, velocity = self._chunk.at(at_s)
-        resting = at_s > self._chunk.start_s + self._chunk.path.time_s[-1]
-        if resting and np.abs(position - reading.position).max() > _LOST_M:
-            return reading.position, np.zeros_like(reading.position)
-        return position, velocity
+        measured = reading.position, np.zeros_like(reading.position)
+        if self._stream.last is None:
+            return measured
+        position, velocity = self._stream.at(at_s)
+        lost = np.abs(position - reading.position).max() > _LOST_M
+        return measured if lost and self._stream.resting(at_s) else (position, velocity)
 
     def _send(self, chunk: Chunk) -> None:
-        still = not chunk.path.velocity.any()  # type: ignore[union-attr]
-        if still and np.array_equal(chunk.path.position[0], chunk.path.position[-1]):
-            # Nothing moves and nothing shall: a stream of equal points would only hide silence.
-            if self._chunk is not None and self._now_s() > self._end_s():
-                return
-        self._chunk = chunk
+        # Nothing moves and nothing shall: a stream of equal points would only hide silence.
+        still = chunk.path.velocity is not None and not chunk.path.velocity.any()
+        if still and self._stream.last is not None and self._stream.resting(self._now_s()):
+            return
+        self._stream.add(chunk)
         self._command.publish(
             conversions.joint_trajectory_message(chunk.path, stamp_s=chunk.start_s)
         )
 
-    def _end_s(self) -> float:
-        assert self._chunk is not None
-        return self._chunk.start_s + float(self._chunk.path.time_s[-1])
-
     def _brake(self, why: str, *, level: int) -> None:
         now_s = self._now_s()
-        if self._chunk is not None and now_s < self._end_s():
-            position, velocity = self._chunk.at(now_s)
-            if velocity.any():
-                self._send(
-                    brake(
-                        self.config.joints,
-                        position,
-                        velocity,
-                        start_s=now_s,
-                        deceleration=self._steering.config.acceleration_m_s2,
-                    )
+        braking = self._stream.last is not None and self._stream.last is self._braking
+        if not braking and not self._stream.resting(now_s):
+            position, velocity = self._stream.at(now_s)
+            config = self._steering.config
+            self._send(
+                brake(
+                    self.config.joints,
+                    position,
+                    velocity,
+                    start_s=now_s,
+                    deceleration=config.acceleration_m_s2,
                 )
+            )
             self._steering.rest()
+            self._braking = self._stream.last
         if why != self._said:
             self._say(why, level=level, values={})
 

@@ -42,7 +42,7 @@ class SimCellParameters:
     controller: str = parameter("cable_controller", "Name of the trajectory controller.")
     frame_id: str = parameter("world", "Frame of the object points.")
     command_timeout_s: float = parameter(
-        0.5,
+        0.4,
         "Slow down when no command came for this long in motion [s]; 0: never.",
         span=Range(0, 60),
     )

@@ -12,14 +12,17 @@ import numpy as np
 
 from physgym.envs.tasks.cable import cable_limits
 from physgym.errors import DataError
+from physgym.limits import GripperLimits
 from physgym.world import World
+from physgym_ros.chunks import reach_time_s
 from physgym_ros.markers import MarkerMap, PointHistory, rest_fraction
 from physgym_ros.parameters import Range, parameter
-from policies.mpc import Cem, CemConfig, Mppi, MppiConfig
+from physgym_ros.shadow import Seen, Shadow
+from policies.mpc import Cem, CemConfig, Mppi, MppiConfig, Planner
 from policies.policy import CableObservation, MpcPolicy
 from policies.safety import SafeCommand, SafetyFilter
 
-__all__ = ["Seen", "Steering", "SteeringConfig", "read_goal"]
+__all__ = ["Steering", "SteeringConfig", "read_goal"]
 
 GOAL_KEY = "points"
 
@@ -34,6 +37,9 @@ class SteeringConfig:
     horizon: int = parameter(8, "Control periods looked ahead.", span=Range(1, 200))
     knots: int = parameter(4, "Velocities searched per axis over the horizon.", span=Range(1, 50))
     period_s: float = parameter(0.2, "Control period [s]; a plan must fit.", span=Range(0.02, 5))
+    grace_s: float = parameter(
+        0.1, "Keep moving this long when a plan is late [s], then brake.", span=Range(0.01, 5)
+    )
     speed_m_s: float = parameter(0.25, "Largest gripper speed [m/s].", span=Range(0.001, 5))
     acceleration_m_s2: float = parameter(
         2.0, "Largest gripper acceleration [m/s^2].", span=Range(0.01, 50)
@@ -42,7 +48,7 @@ class SteeringConfig:
         0.0, "Middle of the workspace above the table [m]; 0: 0.75 cable lengths.", span=Range(0, 5)
     )
     arrived_m: float = parameter(
-        0.008, "Stand still below this mean distance to the goal [m].", span=Range(0, 1)
+        0.005, "Stand still below this mean distance to the goal [m].", span=Range(0, 1)
     )
     max_age_s: float = parameter(
         1.0,
@@ -53,26 +59,11 @@ class SteeringConfig:
     seed: int = parameter(0, "Seed of the planner.", span=Range(0, 2**31 - 1))
 
 
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """The cable as it was last seen.
-
-    Attributes:
-        stamp_s: when it was measured.
-        nodes: the twin's nodes [m], shape (N, 3); NaN where not seen.
-        velocity: [m/s], shape (N, 3).
-    """
-
-    stamp_s: float
-    nodes: np.ndarray
-    velocity: np.ndarray
-
-
 class Steering:
     """Turns markers into gripper velocities.
 
-    While one command runs, the next is planned: from where the twin says the cable will be when the
-    next command takes over.
+    While one command runs, the next is planned: from where the twin will be when the next command
+    takes over, towards the goal less what the cable is off from the twin (`Shadow`).
 
     Args:
         folder: the twin.
@@ -91,28 +82,14 @@ class Steering:
                 where=str(folder),
                 expected="the twin of a rope whose two ends are driven",
             )
-        self._ahead = World(world.twin, worlds=1, device=config.device)
+        self._shadow = Shadow(world.twin, period_s=config.period_s, device=config.device)
         self.limits = cable_limits(
             world.length_m,
             speed_m_s=config.speed_m_s,
             acceleration_m_s2=config.acceleration_m_s2,
             height_m=config.height_m or None,
         )
-        shared = {
-            "horizon": config.horizon,
-            "dt_s": config.period_s,
-            "knots": min(config.knots, config.horizon),
-            "iterations": config.iterations,
-            "seed": config.seed,
-        }
-        if config.method == "mppi":
-            self._planner: Mppi | Cem = Mppi(world, self.limits, MppiConfig(**shared))
-        elif config.method == "cem":
-            self._planner = Cem(world, self.limits, CemConfig(**shared))
-        else:
-            raise DataError(
-                f"no planner {config.method!r}", where="parameter plan.method", expected="mppi, cem"
-            )
+        self._planner = _planner(world, self.limits, config)
         self._filter = SafetyFilter(self.limits, max_age_s=config.max_age_s)
         self._fraction = rest_fraction(world.twin.rest_position)
         self._history = PointHistory()
@@ -174,19 +151,20 @@ class Steering:
         nodes = self._history.latest()[1]
         return float(np.nanmean(np.linalg.norm(nodes - self._goal, axis=1)))
 
-    def act(self, seen: Seen, *, moved: np.ndarray, at_s: float) -> np.ndarray:
+    def act(self, seen: Seen, grippers: np.ndarray, *, at_s: float) -> np.ndarray:
         """Gripper velocities for the period that begins at a time.
 
         Args:
             seen: the cable.
-            moved: how far the grippers will have moved by then, since ``seen`` [m], shape (G, 3).
+            grippers: where the grippers will be by then, as commanded [m], shape (G, 3).
             at_s: when the command takes over, on the clock of ``seen.stamp_s``.
 
         Returns:
             Velocities [m/s], shape (G, 3), within the planner's limits.
         """
         assert self._policy is not None
-        then = self._predicted(seen, moved, at_s - seen.stamp_s)
+        then = self._shadow.follow(seen, grippers, at_s=at_s)
+        self._policy.goal = self._goal - self._shadow.bias
         return self._policy.act(CableObservation(then), at_s)
 
     def safe(
@@ -206,7 +184,13 @@ class Steering:
         return self._filter.filter(
             velocity,
             gripper_position=grippers,
-            dt_s=self.config.period_s,
+            # Workspace and reach must hold to the end of the chunk, where it has come to rest.
+            dt_s=reach_time_s(
+                period_s=self.config.period_s,
+                grace_s=self.config.grace_s,
+                speed=self.config.speed_m_s,
+                deceleration=self.config.acceleration_m_s2,
+            ),
             stamp_s=seen_s,
             now_s=now_s,
         )
@@ -214,6 +198,7 @@ class Steering:
     def rest(self) -> None:
         """The grippers were stopped: what was planned holds no more."""
         self._filter.reset()
+        self._shadow.forget()
         if self._policy is not None:
             self._policy.reset()
 
@@ -233,15 +218,36 @@ class Steering:
             }
         return values
 
-    def _predicted(self, seen: Seen, moved: np.ndarray, ahead_s: float) -> np.ndarray:
-        """Nodes when the command takes over, by the twin; as seen when some are missing."""
-        if ahead_s < 0.01 or not np.isfinite(seen.nodes).all():
-            return seen.nodes
-        state = self._ahead.state_from(seen.nodes, velocity=seen.velocity)
-        velocity = (moved / ahead_s)[None, None]
-        return np.asarray(
-            self._ahead.rollout(state, velocity, dt_s=ahead_s)[0, -1].cpu(), dtype=np.float64
+
+def _planner(world: World, limits: GripperLimits, config: SteeringConfig) -> Planner:
+    horizon, knots = config.horizon, min(config.knots, config.horizon)
+    if config.method == "mppi":
+        return Mppi(
+            world,
+            limits,
+            MppiConfig(
+                horizon=horizon,
+                dt_s=config.period_s,
+                knots=knots,
+                iterations=config.iterations,
+                seed=config.seed,
+            ),
         )
+    if config.method == "cem":
+        return Cem(
+            world,
+            limits,
+            CemConfig(
+                horizon=horizon,
+                dt_s=config.period_s,
+                knots=knots,
+                iterations=config.iterations,
+                seed=config.seed,
+            ),
+        )
+    raise DataError(
+        f"no planner {config.method!r}", where="parameter plan.method", expected="mppi or cem"
+    )
 
 
 def read_goal(path: Path) -> np.ndarray:

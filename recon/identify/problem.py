@@ -1,0 +1,118 @@
+"""What a search needs to know: parameters with priors, and residuals of simulated recordings.
+
+Shapes: Q candidates, P parameters, R recordings, F residuals of one recording.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+__all__ = ["Loss", "Prior", "Problem", "cost"]
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Independent normal priors of the search coordinates.
+
+    Attributes:
+        names: what each coordinate means, P texts.
+        mean: shape (P,).
+        sigma: one standard deviation, shape (P,).
+        step: width of a forward difference, shape (P,).
+    """
+
+    names: tuple[str, ...]
+    mean: np.ndarray
+    sigma: np.ndarray
+    step: np.ndarray
+
+    def penalty(self, theta: np.ndarray) -> np.ndarray:
+        """Half the squared distance in standard deviations.
+
+        Args:
+            theta: shape (..., P).
+
+        Returns:
+            Shape (...).
+        """
+        return 0.5 * np.sum(((theta - self.mean) / self.sigma) ** 2, axis=-1)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Huber's loss, with a statement of how much the samples tell.
+
+    Neighbouring frames err alike, so a recording counts as ``rate_hz`` independent samples of each
+    coordinate a second, not as many as it has frames.
+
+    Attributes:
+        scale_m: typical error of a good model [m]; the unit of the loss.
+        knee_m: where the loss turns from quadratic to linear [m].
+        rate_hz: independent samples per coordinate and second.
+    """
+
+    scale_m: float
+    knee_m: float
+    rate_hz: float = 3.0
+
+    def value(self, residual: np.ndarray) -> np.ndarray:
+        """Loss of each residual in units of ``scale_m``; a blown-up world counts as one metre.
+
+        Args:
+            residual: [m], NaN where nothing was seen.
+
+        Returns:
+            The same shape; 0 where nothing was seen.
+        """
+        size = np.abs(residual)
+        knee = self.knee_m
+        return np.where(size < knee, 0.5 * size**2 / knee, size - 0.5 * knee) / self.scale_m
+
+
+class Problem(Protocol):
+    """Recordings that can be simulated under candidate parameters."""
+
+    prior: Prior
+    loss: Loss
+
+    def weights(self, recordings: list[int]) -> float:
+        """Independent samples in these recordings."""
+        ...
+
+    def residuals(
+        self, theta: np.ndarray, recordings: list[int]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Simulated minus seen.
+
+        Args:
+            theta: shape (Q, P).
+            recordings: which to simulate.
+
+        Yields:
+            For every recording, residuals [m] of shape (Q, F), and which were seen, shape (F,).
+        """
+        ...
+
+
+def cost(problem: Problem, theta: np.ndarray, recordings: list[int]) -> np.ndarray:
+    """Negative log posterior of candidates, up to a constant.
+
+    Args:
+        problem: the problem.
+        theta: shape (Q, P).
+        recordings: which recordings count.
+
+    Returns:
+        Shape (Q,).
+    """
+    total, count = np.zeros(len(theta)), 0
+    for residual, seen in problem.residuals(theta, recordings):
+        blown = ~np.isfinite(residual)
+        values = problem.loss.value(np.where(blown, 1.0, residual))
+        total += values[:, seen].sum(axis=1, dtype=np.float64)
+        count += int(seen.sum())
+    return problem.weights(recordings) * total / max(count, 1) + problem.prior.penalty(theta)
