@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 
 import pytest
 
 from physgym.probes import cuda_devices
+
+# Two test workers share two cores: torch's own threads would only fight over them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 _LACKS = {
     "gpu": None if cuda_devices() else "no CUDA device (make gpu-check runs these where one is)",

@@ -18,6 +18,7 @@ import pytest
 os.environ.setdefault("ROS_PYTHON_CHECK_FIELDS", "1")
 pytest.importorskip("physgym_ros", reason="physgym_ros is not installed")
 
+from physgym.errors import DataError
 from physgym.twin import Twin
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "deform_dlo"
@@ -101,6 +102,8 @@ def test_the_whole_loop_over_ros(tmp_path):
     assert "Everything here was made in simulation" in seen.text
     twin = Twin.load(folder / "twin")
     assert twin.content_hash()[:16] in seen.text
+    held_out = twin.metrics["held_out"]
+    assert held_out["free_dist_mean_m"] < min(held_out["baselines_free_dist_mean_m"].values())
     assert np.load(folder / "goal.npz")["points"].shape == (twin.node_count, 3)
     assert "goal reached" in (folder / "logs" / "policy.log").read_text()
 
@@ -119,15 +122,33 @@ def test_from_recordings_of_a_real_cable_without_ros(tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 cut off"])
-def test_a_source_that_cannot_be_read_is_an_error_and_leaves_no_report(tmp_path, content):
+def test_a_source_that_cannot_be_read_leaves_nothing_behind(tmp_path, content):
+    from physgym_ros.demo import Demo
+
     source = tmp_path / "cable.npz"
     if content is not None:
         source.write_bytes(content)
-    done = _demo("--out", "run", "--source", str(source), folder=tmp_path)
-    assert done.returncode == 2
-    assert "cable.npz" in done.stderr
-    assert "Traceback" not in done.stderr
+    with pytest.raises(DataError, match=r"cable\.npz"):
+        Demo(out=tmp_path / "run", source=source).run()
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_somebody_elses_recordings_is_not_overwritten(tmp_path):
+    from physgym_ros.demo import Demo
+
+    precious = tmp_path / "recordings" / "precious.npz"
+    precious.parent.mkdir()
+    precious.write_bytes(b"years of work")
+    with pytest.raises(DataError, match="not made by a demo"):
+        Demo(out=tmp_path).run()
+    assert precious.read_bytes() == b"years of work"
+
+
+def test_the_command_line_says_what_is_wrong_with_a_source(tmp_path):
+    done = _demo("--out", "run", "--source", "nowhere", folder=tmp_path)
+    assert done.returncode == 2
+    assert "nowhere" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_without_rclpy_it_says_why():

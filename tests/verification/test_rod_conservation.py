@@ -1,4 +1,4 @@
-"""What the rod must keep: momentum, energy, its indifference to the frame, the order of its steps."""
+"""What the rod must keep: momentum, energy, indifference to the frame, the order of its steps."""
 
 from __future__ import annotations
 
@@ -158,9 +158,9 @@ def test_turned_world_gives_the_turned_motion() -> None:
     path[:, 2:, 0] -= 0.1 * np.linspace(0, 1, 31)[:, None] ** 2
     one = Lab(x, driven, held, gravity=GRAVITY, v=v).run(30, 0.01, path)
     gravity = tuple(turn.apply(GRAVITY))
-    other = Lab(
-        turn.apply(x) + shift, driven, turned, gravity=gravity, v=turn.apply(v)
-    ).run(30, 0.01, turn.apply(path.reshape(-1, 3)).reshape(path.shape) + shift)
+    other = Lab(turn.apply(x) + shift, driven, turned, gravity=gravity, v=turn.apply(v)).run(
+        30, 0.01, turn.apply(path.reshape(-1, 3)).reshape(path.shape) + shift
+    )
     back = turn.inv().apply(other.reshape(-1, 3) - shift).reshape(other.shape)
     # float32 coordinates of 1 m, other digits in another frame, 30 frames.
     assert np.abs(one - back).max() < 2e-5

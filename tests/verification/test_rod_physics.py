@@ -23,7 +23,7 @@ def test_free_fall() -> None:
     # Symplectic Euler falls g t (t + h) / 2 after velocity first, h the substep.
     h = dt_s / rod.solver.substeps(dt_s)
     expected = centre[0] + v[0] * time + 0.5 * np.array(GRAVITY) * time * (time + h)
-    # float32: 500 substeps round a velocity of 5 m/s by 2.4e-7 each, always the same way, for 0.5 s.
+    # float32: 500 substeps round a velocity of 5 m/s by 2.4e-7 each, all one way, for 0.5 s.
     assert np.abs(centre - expected).max() < 1e-4
     assert np.abs(path[-1] - path[-1].mean(0) - (path[0] - path[0].mean(0))).max() > 1e-3  # alive
 
@@ -48,7 +48,9 @@ def test_heavy_chain_hangs_in_a_catenary() -> None:
     # Start as an arc of a circle: length 1 over the span, sin(q) / q = span for half its angle q.
     q = brentq(lambda q: np.sin(q) / q - span, 0.1, 3.0)
     angle = np.linspace(-q, q, nodes)
-    x = np.stack([(np.sin(angle) + np.sin(q)), 0.0 * angle, np.cos(q) - np.cos(angle)], -1) / (2 * q)
+    x = np.stack([(np.sin(angle) + np.sin(q)), 0.0 * angle, np.cos(q) - np.cos(angle)], -1) / (
+        2 * q
+    )
     soft = uniform(nodes, bending_stiffness_nm2=1e-6, stretch_stiffness_n=500.0, drag_per_s=6.0)
     hung = Lab(x, (0, nodes - 1), soft, gravity=GRAVITY).run(300, 0.02)[-1]
     # y = a cosh(u/a) of arc length 1 over the span: 2 a sinh(span / 2a) = 1.
@@ -197,22 +199,21 @@ def test_free_rod_curls_into_its_natural_arc(angle: float) -> None:
 
 @pytest.mark.parametrize("seconds", [0.5, 5.0])
 def test_friction_turns_a_cycle_into_heat_at_any_speed(seconds: float) -> None:
-    """A spring of stiffness r EI behind a slider of yield s: 4 r s (A - s) a cycle of amplitude A."""
+    """A spring r EI behind a slider of yield s loses 4 r s (A - s) in a cycle of amplitude A."""
     ratio, slip, amplitude, spacing = 0.7, 0.03, 0.25, 0.5
-    rod = Lab(
-        line(3), (0, 1, 2), uniform(3, friction_ratio=ratio, friction_yield_rad=slip)
-    )
+    rod = Lab(line(3), (0, 1, 2), uniform(3, friction_ratio=ratio, friction_yield_rad=slip))
     cycles, frames = 3, 600
     phase = np.linspace(0.0, 2 * np.pi * cycles, frames + 1)
     turn = 2.0 * np.arctan(0.5 * amplitude * np.sin(phase))  # the solver's measure is 2 tan(phi/2)
     path = np.repeat(line(3)[None], frames + 1, axis=0)
     path[:, 2, 0] = spacing * (1.0 + np.cos(turn))
     path[:, 2, 2] = spacing * np.sin(turn)
-    kappa, friction = [], []
+    kappa, friction, along = [], [], 0
     for frame in range(frames):
         rod.run(1, seconds / frames, path[frame : frame + 2])
         memory = rod.memory()[1]
-        along = np.argmax(np.abs(memory[:2])) if frame == 0 else along
+        if frame == 0:
+            along = int(np.argmax(np.abs(memory[:2])))  # the director that the bend is along
         kappa.append(memory[along])
         friction.append(ratio * (memory[along] - memory[2 + along]))
     last = slice(frames // cycles, None)  # whole cycles after the first

@@ -1,7 +1,7 @@
 """A rod's rollout as a torch function, with gradients to its start, its drive and its parameters.
 
-The adjoint is Warp's, of the plain kernel. One checkpoint per frame is kept; the substeps inside are
-computed again. Shapes: B worlds, T frames, N nodes, K driven points, M internal numbers.
+The adjoint is Warp's, of the plain kernel. One checkpoint per frame is kept; the substeps inside
+are computed again. Shapes: B worlds, T frames, N nodes, K driven points, M internal numbers.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from physgym.sim.rod.model import RodModel, RodParameters
 from physgym.sim.rod.plain import (
     allocate,
     as_warp,
+    field_names,
     fill,
     launch_frames,
     make_rod,
@@ -237,7 +238,7 @@ def _check(positions: torch.Tensor, plan: _Plan) -> None:
             world=world,
             node=node,
             substep=frame * plan.substeps,
-            fix=f"raise substeps_per_frame of the solver (now {plan.substeps}): the parameters given "
+            fix=f"raise substeps_per_frame of the solver (now {plan.substeps}): these parameters "
             "may be stiffer than the solver's own, from which the substeps follow",
         )
 
@@ -247,7 +248,7 @@ class _RodRollout(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, plan: _Plan, *tensors: torch.Tensor) -> torch.Tensor:
-        names = list(Motion.vars)
+        names = field_names(Motion)
         start, driven, constants = (
             tensors[: len(names)],
             tensors[len(names)],

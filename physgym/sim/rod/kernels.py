@@ -2,8 +2,8 @@
 
 `physgym.sim.rod.native` computes the same numbers fast on CPU. Every entry of ``Motion`` and
 ``Work`` is written once in a substep, so Warp's adjoint of the kernel is right
-(`physgym.sim.rod.gradient`). Edge j joins nodes j and j+1; interior node i joins edges i-1 ("before")
-and i ("after"). Turning angles are pairs along both material directors, as 2 tan(phi/2).
+(`physgym.sim.rod.gradient`). Edge j joins nodes j and j+1; interior node i joins edges i-1
+("before") and i ("after"). Turning angles are pairs along both material directors, as 2 tan(phi/2).
 
 B1 is Bergou et al. 2008, "Discrete elastic rods"; B2 is Bergou et al. 2010, "Discrete viscous
 threads".

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "allocate",
     "as_warp",
+    "field_names",
     "fill",
     "launch_frames",
     "make_rod",
@@ -105,12 +107,33 @@ def make_rod(
     return rod
 
 
+def field_names(struct: Any) -> list[str]:
+    """Names of the fields of a Warp struct, in order.
+
+    Args:
+        struct: `Rod`, `Motion` or `Work`.
+
+    Returns:
+        The names.
+    """
+    return list(struct.vars)
+
+
 def _item(struct: Any, name: str) -> Any:
     return struct.vars[name].type.dtype
 
 
 def as_warp(tensor: torch.Tensor, dtype: Any, gradient: torch.Tensor | None = None) -> Any:
-    """A Warp array over a tensor's memory; the last axis goes into a vector type."""
+    """A Warp array over a tensor's memory.
+
+    Args:
+        tensor: float32; the last axis goes into a vector type.
+        dtype: Warp type of an entry.
+        gradient: tensor of the same shape that gathers the adjoint.
+
+    Returns:
+        The array.
+    """
     return wp.from_torch(
         tensor.detach(), dtype=dtype, requires_grad=gradient is not None, grad=gradient
     )
@@ -143,7 +166,7 @@ def allocate(
     Returns:
         One flat tensor, and by name its parts of shape (B, slots, N) or (B, slots, N, 2 or 3).
     """
-    sizes = {name: _VECTOR[_item(struct, name)] for name in struct.vars}
+    sizes = {name: _VECTOR[_item(struct, name)] for name in field_names(struct)}
     each = worlds * slots * nodes
     flat = torch.zeros(each * sum(sizes.values()), dtype=torch.float32, device=device)
     parts: dict[str, torch.Tensor] = {}
@@ -231,7 +254,7 @@ def share_worlds(
     if most is not None:
         count = max(count, -(-worlds // most))
     cuts = np.linspace(0, worlds, count + 1).astype(int).tolist()
-    bounds = [(a, b - a) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    bounds = [(a, b - a) for a, b in pairwise(cuts)]
     if min(threads, count) == 1:
         for first, size in bounds:
             work(first, size)

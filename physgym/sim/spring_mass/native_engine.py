@@ -23,6 +23,7 @@ from physgym.sim.spring_mass.model import Coefficients, SpringMassModel
 from physgym.sim.spring_mass.native import forward_kernel
 from physgym.sim.spring_mass.native_adjoint import adjoint_kernel, adjoint_room, segment_length
 from physgym.sim.spring_mass.native_contact import contact_room, contact_scalars
+from physgym.sim.spring_mass.native_kernel import NativeKernel
 from physgym.sim.spring_mass.plain import PlainEngine
 
 __all__ = ["NativeEngine"]
@@ -89,9 +90,10 @@ class NativeEngine:
             self._states = torch.zeros(room)
         self._states_of = positions.data_ptr() if room else 0
 
+        kernels = self._compile(forward_kernel)
+
         def run(block: Block) -> np.ndarray:
             arrays, pack = self._inputs(plan, driven.detach(), given, block)
-            kernel = forward_kernel(_name(block), block.lanes, self.model.law.kernel_kind)
             state = pack(torch.cat([positions[:, :1], velocities[:, :1]], dim=-1))[0]
             # The same room again: the other state buffer, or the forces.
             arrays["work"] = _floats(torch.cat([state.flatten(), torch.zeros(state.numel())]))
@@ -100,19 +102,15 @@ class NativeEngine:
                 arrays["states"] = _floats(self._states[:room])
             out = torch.empty(plan.frames, nodes, *((8,) if block.width == 1 else (6, block.width)))
             arrays["out"] = _floats(out)
-            kernel.launch(arrays)
+            kernels[block.width].launch(arrays)
             stop = block.start + block.count
             if block.width == 1:
-                positions[block.start, 1:], velocities[block.start, 1:] = (
-                    out[..., :3],
-                    out[..., 4:7],
-                )
+                positions[block.start, 1:] = out[..., :3]
+                velocities[block.start, 1:] = out[..., 4:7]
             else:
                 out = out[..., : block.count].permute(3, 0, 1, 2)
-                positions[block.start : stop, 1:], velocities[block.start : stop, 1:] = (
-                    out[..., :3],
-                    out[..., 3:],
-                )
+                positions[block.start : stop, 1:] = out[..., :3]
+                velocities[block.start : stop, 1:] = out[..., 3:]
             return arrays["status"].numpy()
 
         for block, status in zip(self.blocks, self._map(run), strict=True):
@@ -161,15 +159,16 @@ class NativeEngine:
             tuple(torch.empty(self.worlds, *c.shape[1:]) for c in given),
         )
 
+        kernels = self._compile(adjoint_kernel)
+
         def run(block: Block) -> None:
             arrays, pack = self._inputs(plan, driven, given, block)
-            kernel = adjoint_kernel(_name(block), block.lanes, self.model.law.kernel_kind)
             arrays["frames"] = _floats(
                 pack(torch.cat([positions[:, :-1], velocities[:, :-1]], dim=-1))
             )
             states = torch.cat([grad_positions, grad_velocities], dim=-1)
             self._adjoint_inputs(plan, given, block, arrays, states, kept)
-            kernel.launch(arrays)
+            kernels[block.width].launch(arrays)
             self._adjoint_outputs(plan, block, arrays, given, made)
 
         self._map(run)
@@ -274,6 +273,13 @@ class NativeEngine:
         to.inv_mass[own] = torch.where(inv_mass > 0.0, mass / inv_mass.clamp(min=1e-30), 0.0)
         to.decay[own], to.restitution[own], to.friction[own] = scalars[0], scalars[1], scalars[2]
 
+    def _compile(self, make: Callable[[str, int, int], NativeKernel]) -> dict[int, NativeKernel]:
+        """Kernels by width of block, made before worker threads would each compile their own."""
+        kind = self.model.law.kernel_kind
+        return {
+            b.width: make("single" if b.width == 1 else "lanes", b.lanes, kind) for b in self.blocks
+        }
+
     def _map(self, run: Callable[[Block], Any]) -> list[Any]:
         if self._threads == 1 or len(self.blocks) == 1:
             return [run(block) for block in self.blocks]
@@ -286,7 +292,6 @@ class NativeEngine:
         self, plan: Plan, driven: torch.Tensor, given: Coefficients, block: Block
     ) -> tuple[dict[str, Any], Callable[[torch.Tensor], torch.Tensor]]:
         """Arrays of one block, and the function that lays out states (B, T, N, 6) for it."""
-        h = plan.substep_s
         single = block.width == 1
         worlds = torch.arange(block.start, block.start + max(1, block.width))
         worlds = worlds.clamp(max=block.start + block.count - 1)
@@ -303,7 +308,7 @@ class NativeEngine:
             # A dashpot per spring has no shared form in the bodies.
             wide = given.dashpot.expand(max(given.dashpot.shape[0], 2), -1)
             arrays["dashpot"] = _floats(lay(wide, worlds.clamp(max=wide.shape[0] - 1), 0.0))
-        mass = given.inv_mass * h
+        mass = given.inv_mass * plan.substep_s
         if single:
             mass = torch.cat([_of(mass, worlds)[0], torch.zeros(1)])[self._index["chunk_node"]]
         else:
@@ -377,10 +382,6 @@ class NativeEngine:
             model.ground.offset_m if model.ground else 0.0,
             model.law_exponent,
         ]
-
-
-def _name(block: Block) -> str:
-    return "single" if block.width == 1 else "lanes"
 
 
 def _of(value: torch.Tensor, worlds: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """A rod in float64 whose forces come from autograd of its turning angles, for tests alone.
 
-Slow and short: no closed-form gradient, dense linear algebra, all worlds as one torch batch. Directors
-are carried with exact normalisation. Shapes: B worlds, T frames, N nodes, E edges.
+Slow and short: no closed-form gradient, dense linear algebra, all worlds as one torch batch.
+Directors are carried with exact normalisation. Shapes: B worlds, T frames, N nodes, E edges.
 """
 
 from __future__ import annotations
@@ -103,9 +103,7 @@ def reference_rollout(
             stuck = k - slider
             size = stuck.norm(dim=-1, keepdim=True)
             stuck = torch.where(size > slip, stuck * slip / size, stuck)
-            static = bending * (
-                k - p["natural_curvature_rad"] + damp * (k - angle) + ratio * stuck
-            )
+            static = bending * (k - p["natural_curvature_rad"] + damp * (k - angle) + ratio * stuck)
             moment = static + bending * damp * rolled
             # Energy GJ/l (2 tan(psi/2))^2 / 2.
             half = torch.tan(0.5 * psi.detach())

@@ -35,8 +35,8 @@ PARAMETERS = (
 )
 Inputs = dict[str, torch.Tensor]
 # Nodes, driven nodes, tolerance over the largest entry. The adjoint is float32 and divides by the
-# substep (1 ms) where damping acts: 4e-4 was seen. Without a clamp it divides by the small resistance
-# to being rolled as a whole besides: 6e-3.
+# substep (1 ms) where damping acts: 4e-4 was seen. Without a clamp it divides by the small
+# resistance to being rolled as a whole besides: 6e-3.
 CASES = [
     (5, (0, 1, 3, 4), 1e-3),
     (5, (0, 1), 1e-3),
@@ -71,9 +71,7 @@ def _reference(solver: RodSolver, inputs: Inputs) -> torch.Tensor:
     return reference_rollout(solver.model, given, parts, inputs["driven"], substeps, DT_S)
 
 
-def _differences(
-    loss: Callable[[Inputs], torch.Tensor], inputs: Inputs, name: str
-) -> torch.Tensor:
+def _differences(loss: Callable[[Inputs], torch.Tensor], inputs: Inputs, name: str) -> torch.Tensor:
     """Central differences for every number of one input, all of them worlds of one batch."""
     value = inputs[name]
     count = value.numel()
@@ -101,9 +99,7 @@ def gradients(request: pytest.FixtureRequest) -> tuple[Inputs, Inputs, float]:
     ).double()
     leaves = {name: tensor.clone().requires_grad_() for name, tensor in inputs.items()}
     given = {name: leaves[name] for name in PARAMETERS}
-    start = rod_initial_state(
-        solver, leaves["position"][None], leaves["velocity"][None], given
-    )
+    start = rod_initial_state(solver, leaves["position"][None], leaves["velocity"][None], given)
     positions = rod_rollout(solver, start, leaves["driven"][None], given, DT_S)
     (positions[0] * weight).sum().backward()
     adjoint = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}

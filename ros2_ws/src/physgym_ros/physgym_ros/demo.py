@@ -41,7 +41,6 @@ _RATE_HZ = 100.0
 _NOISE_M = 5e-4
 _TRAIN, _HELD_OUT = 2, 4
 """Recordings of the simulated cell; of a user's own, at most this many of each are used."""
-_HELD_OUT_SHARE = 0.3
 
 # Train, held out, the cell where it is known, and where they come from in words.
 _Recorded = tuple[list[Tracks], list[Tracks], CellConfig | None, str]
@@ -72,6 +71,8 @@ class Demo:
         Returns:
             0 when the goal was reached, 1 when it was not; the report is written in both cases.
         """
+        from recon.scorecard import score
+
         started_s = time.monotonic()
         console = Console()
         own = self._read_own(console)
@@ -84,6 +85,8 @@ class Demo:
             tracks.save(self.out / "recordings" / "train" / f"{_file_name(tracks)}.npz")
         twin, folder, fit_s = self._reconstruct(console, train)
         console.print("[bold]3/5[/] measuring the twin on recordings it has not seen")
+        twin = twin.replace(metrics=score(twin, train, held))
+        twin.save(folder)
         measured = [_held_out(twin, tracks, train) for tracks in held]
         if cell is None:
             cell = cell_like(twin)
@@ -219,22 +222,22 @@ def _record_cell(seed: int) -> tuple[list[Tracks], list[Tracks], CellConfig]:
 def _read_source(source: Path) -> tuple[list[Tracks], list[Tracks], str]:
     """Split a user's recordings into what is learned from and what is measured on."""
     from recon.importers import load_recordings
+    from recon.scorecard import split
 
     partner = source.with_name(source.name.replace("_train.", "_eval."))
     if source.is_file() and partner != source and partner.is_file():
         train, held = load_recordings(source), load_recordings(partner)
         parts = f"{source.name} and, held out, {partner.name}"
     else:
-        recordings = load_recordings(source)
-        if len(recordings) > 1:
-            count = max(1, round(_HELD_OUT_SHARE * len(recordings)))
-            train, held = recordings[:-count], recordings[-count:]
-            parts = f"{source.name}, its last {count} recording(s) held out"
-        else:
-            whole = recordings[0]
-            cut = round((1 - _HELD_OUT_SHARE) * whole.frame_count)
-            train, held = [whole.slice(0, cut)], [whole.slice(cut, whole.frame_count)]
-            parts = f"{source.name}, its last {_HELD_OUT_SHARE:.0%} held out"
+        train, held = split(load_recordings(source), "auto")
+        parts = f"{source.name}, a part of it held out"
+    if not held:
+        raise DataError(
+            f"{sum(tracks.frame_count for tracks in train)} frames in all",
+            where=str(source),
+            expected="enough to learn from one part and measure on another",
+            fix="record for longer: a few seconds of motion are enough",
+        )
     train, held = _spread(train, _TRAIN), _spread(held, _HELD_OUT)
     story = (
         f"Your own recordings: {parts}. Of them {len(train)} to learn from and {len(held)} to "

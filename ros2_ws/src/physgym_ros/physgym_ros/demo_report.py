@@ -130,7 +130,7 @@ def write_report(outcome: Outcome, folder: Path, *, started_s: float) -> Path:
             _run_section(outcome),
             _held_section(outcome.held, scores),
             _parameter_section(outcome),
-            _honesty_section(outcome),
+            _honesty_section(outcome, rendered=clips[0].pictures is not None),
         ],
         footer=f"PhysGym {__version__}; twin {outcome.twin.content_hash()[:16]}",
     )
@@ -263,7 +263,7 @@ def _held_section(held: list[Held], scores: Mapping[str, float]) -> Section:
 def _parameter_section(outcome: Outcome) -> Section:
     rows = []
     for name, value in sorted(outcome.twin.parameters.items()):
-        if name.startswith("clamp_"):
+        if name.startswith("clamp_") or name == "gravity_mps2":
             continue  # frames of reference, not properties of the cable
         sigma = outcome.twin.uncertainty.get(name)
         spread = "not given" if sigma is None else _number(np.asarray(sigma), mean=True)
@@ -277,9 +277,28 @@ def _parameter_section(outcome: Outcome) -> Section:
                 "SI units; the last part of a name is the unit. Where a parameter has one value "
                 "per node, its range is shown."
             ),
+            *_against_truth(outcome),
             Table(["parameter", "meaning", "value", "one standard deviation"], rows),
         ],
     )
+
+
+def _against_truth(outcome: Outcome) -> list[Text]:
+    """The one number that can be compared: only ratios to mass show in a motion."""
+    parameters = outcome.twin.parameters
+    named = ("bending_stiffness_nm2", "linear_density_kg_per_m")
+    if outcome.own_source or not all(name in parameters for name in named):
+        return []
+    stiffness, density = (float(np.mean(parameters[name])) for name in named)
+    cell = outcome.cell
+    true = cell.bending_modulus_pa * np.pi * cell.radius_m**4 / 4 / (cell.mass_kg / cell.length_m)
+    return [
+        Text(
+            "Only ratios to mass show in a motion. Bending stiffness over mass per length: "
+            f"{stiffness / density:.4f} m^4/s^2 in the twin (mean over its nodes), {true:.4f} in "
+            "the cell that it never saw the inside of."
+        )
+    ]
 
 
 def _number(value: np.ndarray, *, mean: bool = False) -> str:
@@ -290,7 +309,7 @@ def _number(value: np.ndarray, *, mean: bool = False) -> str:
     return f"{float(value.min()):.4g} to {float(value.max()):.4g}"
 
 
-def _honesty_section(outcome: Outcome) -> Section:
+def _honesty_section(outcome: Outcome, *, rendered: bool) -> Section:
     cell = outcome.cell
     if outcome.own_source:
         made = (
@@ -306,14 +325,18 @@ def _honesty_section(outcome: Outcome) -> Section:
             "The cell (MuJoCo, rigid segments with hinges) and the twin (another kind of model, "
             "another integrator) share no code, and the twin was made from markers alone."
         )
+    shown = (
+        "The pictures of the cell are rendered afterwards: a second cell moved its gantries as "
+        "the first one published. The lines are what was published."
+        if rendered
+        else "There is no off-screen OpenGL on this machine, so the video shows lines only: they "
+        "are what the cell published."
+    )
     return Section(
         "What was simulated",
         [
             Text(outcome.story),
             Text(made),
-            Text(
-                "The pictures of the cell are rendered afterwards: a second cell moved its "
-                "gantries as the first one published. The lines are what was published."
-            ),
+            Text(shown),
         ],
     )

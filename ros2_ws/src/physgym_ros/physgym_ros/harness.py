@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import rclpy
@@ -33,16 +34,41 @@ from physgym_ros.setpoints import JointPath
 
 __all__ = ["CellLog", "CellWatcher", "NodeProcess", "fresh_domain"]
 
-_COUNTER = itertools.count()
+# Open as long as this process lives: closing a file gives its lock back.
+_LOCKS: list[IO[bytes]] = []
 
 
 def fresh_domain() -> int:
-    """A ROS_DOMAIN_ID that other PhysGym processes on this machine most likely do not use.
+    """A ROS_DOMAIN_ID that no other PhysGym process of this machine has taken.
+
+    It stays taken until this process ends.
 
     Returns:
         1 to 100: above, the ports of Fast DDS fall into Linux's range for outgoing connections.
+
+    Raises:
+        PhysGymError: if all are taken.
     """
-    return 1 + (os.getpid() * 17 + next(_COUNTER)) % 100
+    first = os.getpid() % 100
+    for domain in (1 + (first + step) % 100 for step in range(100)):
+        path = Path(tempfile.gettempdir()) / f"physgym-domain-{domain}.lock"
+        try:
+            lock = open(path, "ab")  # noqa: SIM115
+        except PermissionError:
+            continue  # another user's
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            continue
+        _LOCKS.append(lock)
+        return domain
+    raise PhysGymError(
+        "every ROS_DOMAIN_ID from 1 to 100 is taken",
+        where=f"{tempfile.gettempdir()}/physgym-domain-*.lock",
+        expected="one that no running process holds",
+        fix="end other demos or tests",
+    )
 
 
 class NodeProcess:
