@@ -5,6 +5,8 @@ Shapes: T frames, N nodes, K driven points.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -45,7 +47,9 @@ def predict(
     groups: dict[tuple[int, float], list[int]] = {}
     for i, tracks in enumerate(recordings):
         groups.setdefault((tracks.frame_count, tracks.dt_s), []).append(i)
-    options = {} if substeps_per_frame is None else {"substeps_per_frame": substeps_per_frame}
+    options: dict[str, Any] = (
+        {} if substeps_per_frame is None else {"substeps_per_frame": substeps_per_frame}
+    )
     for (_, dt_s), members in groups.items():
         start = np.stack([recordings[i].position[:2] for i in members]).astype(np.float64)
         driven = np.stack([recordings[i].driven for i in members])

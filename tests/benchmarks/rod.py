@@ -141,8 +141,8 @@ def main() -> None:
     rows = []
     for kind in ("rollout", "plain", "gradient"):
         for worlds in batches:
-            # The plain kernel and the adjoint take long for many worlds on CPU: shorter rollouts.
-            long = kind == "rollout" or device != "cpu"
+            # Plain kernels take long for many worlds on CPU, gradients a state per frame and world.
+            long = kind == "rollout" or worlds == 1 or device != "cpu"
             frames = 500 if long and not flags.quick else (100 if worlds <= 64 else 20)
             for threads in (1, 2) if device == "cpu" and worlds > 1 else (1,):
                 if kind == "plain" and device != "cpu":

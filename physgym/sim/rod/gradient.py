@@ -1,13 +1,14 @@
 """A rod's rollout as a torch function, with gradients to its start, its drive and its parameters.
 
-The adjoint is Warp's, of the plain kernel. One checkpoint per frame is kept; the substeps inside
-are computed again. Shapes: B worlds, T frames, N nodes, K driven points, M internal numbers.
+On CPU the adjoint is `physgym.sim.rod.native_adjoint`, elsewhere Warp's of the plain kernel; a test
+holds that both agree. One checkpoint per frame is kept; the substeps inside are computed again.
+Shapes: B worlds, T frames, N nodes, K driven points, M internal numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,8 @@ from physgym.errors import BlowUpError, DataError
 from physgym.sim.model import State
 from physgym.sim.rod import kernels, native
 from physgym.sim.rod.kernels import Motion, Work
-from physgym.sim.rod.model import RodModel, RodParameters
+from physgym.sim.rod.model import RodParameters
+from physgym.sim.rod.native_gradient import Plan, Tensors, native_backward, native_forward
 from physgym.sim.rod.plain import (
     allocate,
     as_warp,
@@ -31,27 +33,10 @@ from physgym.sim.rod.plain import (
 )
 from physgym.sim.rod.solver import RodSolver
 
-__all__ = ["rod_initial_state", "rod_rollout"]
+__all__ = ["rod_initial_state", "rod_rollout", "uses_native"]
 
-# Worlds per launch of the adjoint on CPU: more would push the substeps of a frame out of the cache.
+# Worlds per launch of Warp's adjoint on CPU: more would push the substeps of a frame out of the cache.
 _CPU_WORLDS = 4
-
-
-class _Plan(NamedTuple):
-    """What the torch function needs besides tensors."""
-
-    model: RodModel
-    worlds: int
-    frames: int
-    substeps: int
-    dt_s: float
-    device: str
-    threads: int
-    constants: tuple[str, ...]
-
-    @property
-    def time(self) -> tuple[int, float]:
-        return self.substeps, self.dt_s / self.substeps
 
 
 def rod_rollout(
@@ -92,7 +77,7 @@ def rod_rollout(
         )
     constants = rod_constants(_complete(solver, parameters), model.driven_index)
     motion = unpack_parts(_split(state, model.node_count))
-    plan = _Plan(
+    plan = Plan(
         model,
         worlds,
         driven.shape[1] - 1,
@@ -100,11 +85,10 @@ def rod_rollout(
         dt_s,
         solver.device,
         solver._threads,
-        tuple(constants),
     )
     tensors = [*motion.values(), driven, *constants.values()]
     put = [tensor.to(solver.device, torch.float32).contiguous() for tensor in tensors]
-    positions: torch.Tensor = _RodRollout.apply(plan, *put)
+    positions: torch.Tensor = _RodRollout.apply(plan, list(constants), *put)
     _check(positions.detach(), plan)
     return positions.to(driven.device)
 
@@ -229,7 +213,7 @@ def _split(state: State, nodes: int) -> list[torch.Tensor]:
     ]
 
 
-def _check(positions: torch.Tensor, plan: _Plan) -> None:
+def _check(positions: torch.Tensor, plan: Plan) -> None:
     bad = ~torch.isfinite(positions).all(-1)
     if bad.any():
         world, frame, node = (int(i) for i in bad.nonzero()[0])
@@ -244,75 +228,106 @@ def _check(positions: torch.Tensor, plan: _Plan) -> None:
 
 
 class _RodRollout(torch.autograd.Function):
-    """Forward keeps the state at every frame; backward runs the adjoint frame by frame."""
+    """Forward keeps the state at every frame; backward goes back frame by frame."""
 
     @staticmethod
-    def forward(ctx: Any, plan: _Plan, *tensors: torch.Tensor) -> torch.Tensor:
-        names = field_names(Motion)
-        start, driven, constants = (
-            tensors[: len(names)],
-            tensors[len(names)],
-            tensors[len(names) + 1 :],
-        )
-        nodes = plan.model.node_count
-        _, saved = allocate(Motion, plan.worlds, plan.frames + 1, nodes, plan.device)
-        for name, values in zip(names, start, strict=True):
-            saved[name][:, 0] = values
-        rod = make_rod(plan.model, dict(zip(plan.constants, constants, strict=True)), plan.device)
-        arrays = [rod, _vec3(driven), fill(Motion, saved)]
-
-        def run(first: int, size: int) -> None:
-            scratch = [
-                fill(struct, allocate(struct, size, 2, nodes, plan.device)[1])
-                for struct in (Motion, Work)
-            ]
-            launch_frames(
-                (first, size), (0, plan.frames), plan.time, plan.model.gravity_mps2,
-                [*arrays, *scratch], plan.device,
-            )  # fmt: skip
-
-        _share(plan, run, None)
-        ctx.plan, ctx.saved = plan, saved
-        ctx.save_for_backward(driven, *constants)
-        return saved["x"].clone()
+    def forward(ctx: Any, plan: Plan, names: list[str], *tensors: torch.Tensor) -> torch.Tensor:
+        split = len(field_names(Motion))
+        start = dict(zip(field_names(Motion), tensors[:split], strict=True))
+        driven, constants = tensors[split], dict(zip(names, tensors[split + 1 :], strict=True))
+        run = native_forward if uses_native(plan.device) else _plain_forward
+        positions, saved = run(plan, start, driven, constants)
+        ctx.plan, ctx.saved, ctx.names = plan, saved, names
+        ctx.save_for_backward(driven, *constants.values())
+        return positions
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
-        plan, saved = ctx.plan, ctx.saved
-        driven, *tensors = ctx.saved_tensors
-        constants = dict(zip(plan.constants, tensors, strict=True))
-        nodes = plan.model.node_count
-        _, saved_grad = allocate(Motion, plan.worlds, plan.frames + 1, nodes, plan.device)
-        saved_grad["x"].copy_(grads[0])
-        made = {name: torch.zeros_like(tensor) for name, tensor in constants.items()}
-        driven_grad = torch.zeros_like(driven)
-        arrays = [
-            make_rod(plan.model, constants, plan.device, made),
-            _vec3(driven, driven_grad),
-            fill(Motion, saved, saved_grad),
+        driven, *values = ctx.saved_tensors
+        constants = dict(zip(ctx.names, values, strict=True))
+        run = native_backward if uses_native(ctx.plan.device) else _plain_backward
+        start, path, made = run(ctx.plan, ctx.saved, driven, constants, grads[0].contiguous())
+        ordered = (start[name] for name in field_names(Motion))
+        return None, None, *ordered, path, *(made[name] for name in ctx.names)
+
+
+def uses_native(device: str) -> bool:
+    """Whether the hand-written adjoint for CPU runs, or Warp's of the plain kernel.
+
+    Args:
+        device: Warp name of the device.
+
+    Returns:
+        True on CPU.
+    """
+    return device == "cpu"
+
+
+def _plain_forward(
+    plan: Plan, start: Tensors, driven: torch.Tensor, constants: Tensors
+) -> tuple[torch.Tensor, Any]:
+    nodes = plan.model.node_count
+    _, saved = allocate(Motion, plan.worlds, plan.frames + 1, nodes, plan.device)
+    for name, values in start.items():
+        saved[name][:, 0] = values
+    arrays = [make_rod(plan.model, constants, plan.device), _vec3(driven), fill(Motion, saved)]
+
+    def run(first: int, size: int) -> None:
+        scratch = [
+            fill(struct, allocate(struct, size, 2, nodes, plan.device)[1])
+            for struct in (Motion, Work)
         ]
+        _frames(plan, (first, size), (0, plan.frames), [*arrays, *scratch])
 
-        def run(first: int, size: int) -> None:
-            scratch, flats = [], []
-            for struct in (Motion, Work):
-                slots = plan.substeps + 1
-                _, values = allocate(struct, size, slots, nodes, plan.device)
-                flat, gradients = allocate(struct, size, slots, nodes, plan.device)
-                scratch.append(fill(struct, values, gradients))
-                flats.append(flat)
-            for frame in reversed(range(plan.frames)):
-                for flat in flats:
-                    _clear(flat)
-                for adjoint in (False, True):  # the substeps again, then back through them
-                    launch_frames(
-                        (first, size), (frame, 1), plan.time, plan.model.gravity_mps2,
-                        [*arrays, *scratch], plan.device, adjoint=adjoint,
-                    )  # fmt: skip
+    _share(plan, run, None)
+    return saved["x"].clone(), saved
 
-        _share(plan, run, _CPU_WORLDS)
-        start = (tensor[:, 0].clone() for tensor in saved_grad.values())
-        return None, *start, driven_grad, *(made[name] for name in plan.constants)
+
+def _plain_backward(
+    plan: Plan, saved: Any, driven: torch.Tensor, constants: Tensors, grad: torch.Tensor
+) -> tuple[Tensors, torch.Tensor, Tensors]:
+    nodes = plan.model.node_count
+    _, saved_grad = allocate(Motion, plan.worlds, plan.frames + 1, nodes, plan.device)
+    saved_grad["x"].copy_(grad)
+    made = {name: torch.zeros_like(tensor) for name, tensor in constants.items()}
+    driven_grad = torch.zeros_like(driven)
+    arrays = [
+        make_rod(plan.model, constants, plan.device, made),
+        _vec3(driven, driven_grad),
+        fill(Motion, saved, saved_grad),
+    ]
+
+    def run(first: int, size: int) -> None:
+        scratch, flats = [], []
+        for struct in (Motion, Work):
+            slots = plan.substeps + 1
+            _, values = allocate(struct, size, slots, nodes, plan.device)
+            flat, gradients = allocate(struct, size, slots, nodes, plan.device)
+            scratch.append(fill(struct, values, gradients))
+            flats.append(flat)
+        for frame in reversed(range(plan.frames)):
+            for flat in flats:
+                _clear(flat)
+            for adjoint in (False, True):  # the substeps again, then back through them
+                _frames(plan, (first, size), (frame, 1), [*arrays, *scratch], adjoint=adjoint)
+
+    _share(plan, run, _CPU_WORLDS)
+    start = {name: tensor[:, 0].clone() for name, tensor in saved_grad.items()}
+    return start, driven_grad, made
+
+
+def _frames(
+    plan: Plan,
+    worlds: tuple[int, int],
+    frames: tuple[int, int],
+    arrays: list[Any],
+    *,
+    adjoint: bool = False,
+) -> None:
+    time = (plan.substeps, plan.dt_s / plan.substeps)
+    gravity = plan.model.gravity_mps2
+    launch_frames(worlds, frames, time, gravity, arrays, plan.device, adjoint=adjoint)
 
 
 def _clear(tensor: torch.Tensor) -> None:
@@ -322,7 +337,7 @@ def _clear(tensor: torch.Tensor) -> None:
         tensor.zero_()
 
 
-def _share(plan: _Plan, run: Any, most: int | None) -> None:
+def _share(plan: Plan, run: Any, most: int | None) -> None:
     if plan.device == "cpu":
         wp.load_module(kernels, device="cpu")  # before threads launch: loading is not thread-safe
         share_worlds(run, plan.worlds, plan.threads, most)

@@ -20,7 +20,7 @@ from physgym.sim.rod.native_adjoint import ADJOINT_FLOATS, KEPT_FLOATS, STATE_FL
 from physgym.sim.rod.plain import field_names, share_worlds
 from physgym.sim.rod.solver import _from_lanes, _to_lanes
 
-__all__ = ["Plan", "native_backward", "native_forward"]
+__all__ = ["Plan", "Tensors", "native_backward", "native_forward"]
 
 # Order of the scalars in the kernel; the roll of the last clamp follows as cosine and sine.
 _SCALARS = (
@@ -65,7 +65,7 @@ def native_forward(
         constants: fields of `Rod`.
 
     Returns:
-        Positions at all frames [m], (B, T, N, 3), and the saved states that `native_backward` takes.
+        Positions at all frames [m], (B, T, N, 3), and the states that `native_backward` takes.
     """
     state = np.concatenate([_flat(start[name]) for name in ("x", "v", "director", "tangent")], 1)
     memory = torch.cat([start[name] for name in ("angle", "slider", "rolled")], -1)
@@ -151,7 +151,7 @@ def _launch(plan: Plan, given: list[Any], made: list[Any], *, adjoint: bool) -> 
     each = STATE_FLOATS * (slots + 1) + KEPT_FLOATS * slots + ADJOINT_FLOATS
 
     def run(first: int, size: int) -> None:
-        scratch = wp.empty(each * model.node_count * LANES, dtype=float, device="cpu")
+        scratch = wp.zeros(each * model.node_count * LANES, dtype=float, device="cpu")
         wp.launch(
             native_adjoint.rod_adjoint_kernel,
             dim=size,

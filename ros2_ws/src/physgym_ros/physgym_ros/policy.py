@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -188,10 +189,12 @@ class PolicyNode:
         try:
             while not self._halt.is_set():
                 self._cycle()
-        except PhysGymError as error:
+        except Exception as error:  # whatever it is: the robot must be stopped and told why
             self.exit_code = 1
-            self.node.get_logger().fatal(f"planning failed: {error}")
-            self._brake(f"failed: {error.what}", level=2)
+            known = isinstance(error, PhysGymError)
+            why = str(error) if known else traceback.format_exc()
+            self.node.get_logger().fatal(f"planning failed: {why}")
+            self._brake(f"failed: {why.splitlines()[0 if known else -1]}", level=2)
             self._stop_process.set()
 
     def _cycle(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+import traceback
 from dataclasses import dataclass
 
 import numpy as np
@@ -148,10 +149,12 @@ class SimCellNode:
                 elif left_s < -_GIVE_UP_S:
                     # This machine is too slow: cell time falls behind, and the status shows it.
                     due_s = time.monotonic()
-        except PhysGymError as error:
+        except Exception as error:  # whatever it is: a thread must not die without a word
             self.exit_code = 1
-            self.node.get_logger().fatal(f"the physics failed: {error}")
-            self._say(level=2, mode="failed", reason=error.what)
+            known = isinstance(error, PhysGymError)
+            why = str(error) if known else traceback.format_exc()
+            self.node.get_logger().fatal(f"the physics failed: {why}")
+            self._say(level=2, mode="failed", reason=why.splitlines()[0 if known else -1])
             self._stop_process.set()
 
     def _step(self, dt_s: float, *, with_points: bool) -> None:
