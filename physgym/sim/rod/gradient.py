@@ -35,7 +35,7 @@ from physgym.sim.rod.solver import RodSolver
 
 __all__ = ["rod_initial_state", "rod_rollout", "uses_native"]
 
-# Worlds per launch of Warp's adjoint on CPU: more would push the substeps of a frame out of the cache.
+# Worlds per launch of Warp's adjoint on CPU: more would push a frame's substeps out of the cache.
 _CPU_WORLDS = 4
 
 

@@ -123,6 +123,19 @@ def test_blow_up_names_world_node_and_substep() -> None:
     assert not torch.isfinite(unchecked[17, frame, error.node]).all()
 
 
+def test_blow_up_is_seen_where_drag_keeps_it_finite() -> None:
+    solver, state, driven = case(7, (0, 1), worlds=1, frames=60)
+    stiff = replace(parameters(7), stretch_stiffness_n=np.array(2e5))
+    solver = RodSolver(solver.model, stiff, device="cpu", substeps_per_frame=20)
+    torn = solver.rollout(state, driven, DT_S, check=False).position
+    assert torch.isfinite(torn).all()  # quadratic drag bounds the speed
+    with pytest.raises(BlowUpError, match="10 times its length") as caught:
+        solver.rollout(state, driven, DT_S)
+    edges = (torn[0, :, 1:] - torn[0, :, :-1]).norm(dim=-1)
+    first = int((edges[1:] > 10.0 * stiff.rest_length_m.max()).any(-1).nonzero()[0]) + 1
+    assert caught.value.substep <= 20 * first
+
+
 @pytest.mark.parametrize("nodes", [5, 13])
 def test_step_limit_is_where_the_rod_blows_up(nodes: int) -> None:
     """Just inside the limit a straight rod stays straight, just outside it flies apart."""
