@@ -20,7 +20,7 @@ from physgym.cell.config import JOINT_NAMES as NAMES
 from physgym.envs.tasks.cable import CableShapeEnv
 from physgym.twin import Twin
 from physgym_ros import conversions
-from physgym_ros.setpoints import JointPath
+from policies.execution.setpoints import JointPath
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 
@@ -330,8 +330,8 @@ def test_a_policy_without_a_twin_says_so(tmp_path):
 
 def test_a_twin_that_is_too_soft_leaves_no_lasting_offset(task, monkeypatch):
     """Without the shadow's bias the cable comes to rest beside the goal; with it, on the goal."""
-    from physgym_ros import shadow
     from physgym_ros.demo_run import run_in_process, show_goal
+    from policies.execution import shadow
 
     # Shown by the cell's own cable: the twin's goal is a shape that a stiffer cable cannot take.
     goal = show_goal(CellConfig(), Twin.load(task[0]), seed=0)

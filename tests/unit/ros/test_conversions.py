@@ -18,7 +18,7 @@ from sensor_msgs.msg import JointState, PointCloud2, PointField
 from trajectory_msgs.msg import JointTrajectory
 
 from physgym.errors import DataError
-from physgym_ros.setpoints import JointPath
+from policies.execution.setpoints import JointPath
 
 NAMES = ("left_x", "left_y", "right_x")
 
@@ -190,6 +190,6 @@ def test_status_round_trip():
 def test_the_package_and_its_demo_import_without_rclpy():
     code = (
         "import sys; sys.modules['rclpy'] = None\n"
-        "import physgym_ros, physgym_ros.demo, physgym_ros.setpoints, physgym_ros.parameters\n"
+        "import physgym_ros, physgym_ros.demo, physgym_ros.parameters\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -47,7 +47,7 @@ def _declared() -> dict[str, dict[str, object]]:
     from physgym_ros.parameters import defaults
     from physgym_ros.policy import PolicyParameters
     from physgym_ros.sim_cell import SimCellParameters
-    from physgym_ros.steering import SteeringConfig
+    from policies.execution.steering import SteeringConfig
 
     return {
         "sim_cell": defaults(SimCellParameters) | defaults(CellConfig, prefix="cell."),
@@ -126,7 +126,7 @@ def test_rcl_reads_the_yaml_for_a_node_in_a_namespace():
 
     from physgym_ros.parameters import declare
     from physgym_ros.policy import PolicyParameters
-    from physgym_ros.steering import SteeringConfig
+    from policies.execution.steering import SteeringConfig
 
     context = Context()
     config = LAUNCH / "config" / "cable.yaml"

@@ -18,7 +18,7 @@ from std_msgs.msg import Bool, Header
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from physgym.errors import DataError
-from physgym_ros.setpoints import JointPath
+from policies.execution.setpoints import JointPath
 
 __all__ = [
     "JointReading",

@@ -19,10 +19,10 @@ from physgym.cell.config import JOINT_NAMES
 from physgym.envs.tasks.cable import cable_limits
 from physgym.errors import DataError
 from physgym.twin import Twin
-from physgym_ros.chunks import Stream, move
-from physgym_ros.markers import MarkerMap, rest_fraction
-from physgym_ros.setpoints import SetpointTracker
-from physgym_ros.steering import GOAL_KEY, Steering, SteeringConfig
+from policies.execution.chunks import Stream, move
+from policies.execution.markers import MarkerMap, rest_fraction
+from policies.execution.setpoints import SetpointTracker
+from policies.execution.steering import GOAL_KEY, Steering, SteeringConfig
 
 if TYPE_CHECKING:
     from physgym_ros.harness import CellLog, CellWatcher, NodeProcess

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import os
@@ -30,18 +31,15 @@ from trajectory_msgs.msg import JointTrajectory
 from physgym.errors import PhysGymError
 from physgym_ros import conversions, qos
 from physgym_ros.dds import PROFILE, child_environment
-from physgym_ros.setpoints import JointPath
+from policies.execution.setpoints import JointPath
 
 __all__ = ["CellLog", "CellWatcher", "NodeProcess", "fresh_domain"]
-
-# Open as long as this process lives: closing a file gives its lock back.
-_LOCKS: list[IO[bytes]] = []
 
 
 def fresh_domain() -> int:
     """A ROS_DOMAIN_ID that no other PhysGym process of this machine has taken.
 
-    It stays taken until this process ends.
+    It stays taken until this process ends; what a killed process leaves behind is free again.
 
     Returns:
         1 to 100: above, the ports of Fast DDS fall into Linux's range for outgoing connections.
@@ -52,23 +50,39 @@ def fresh_domain() -> int:
     first = os.getpid() % 100
     for domain in (1 + (first + step) % 100 for step in range(100)):
         path = Path(tempfile.gettempdir()) / f"physgym-domain-{domain}.lock"
-        try:
-            lock = open(path, "ab")  # noqa: SIM115
-        except PermissionError:
-            continue  # another user's
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
-            continue
-        _LOCKS.append(lock)
-        return domain
+        lock = _lock(path)
+        if lock is not None:
+            atexit.register(_release, path, lock, os.getpid())
+            return domain
     raise PhysGymError(
         "every ROS_DOMAIN_ID from 1 to 100 is taken",
         where=f"{tempfile.gettempdir()}/physgym-domain-*.lock",
         expected="one that no running process holds",
         fix="end other demos or tests",
     )
+
+
+def _lock(path: Path) -> IO[bytes] | None:
+    """The file, locked and standing under its name; None where another process has it."""
+    try:
+        lock = open(path, "ab")  # noqa: SIM115  closing it gives the lock back
+    except PermissionError:
+        return None  # another user's
+    with contextlib.suppress(OSError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Its owner may have removed it since it was opened: then somebody may hold a new one.
+        if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+            return lock
+    lock.close()
+    return None
+
+
+def _release(path: Path, lock: IO[bytes], owner: int) -> None:
+    # A forked child holds the same lock, but not its end. Removed first and closed then: whoever
+    # opens the file in between sees in `_lock` that its name is gone.
+    if os.getpid() == owner:
+        path.unlink(missing_ok=True)
+        lock.close()
 
 
 class NodeProcess:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import field, fields
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -14,8 +14,7 @@ Config = TypeVar("Config")
 Value = bool | int | float | str | tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Range:
+class Range(NamedTuple):
     """Lowest and highest value that a parameter may take."""
 
     low: float
@@ -54,7 +53,8 @@ def declare(node: Node, config: type[Config], *, prefix: str = "") -> Config:
 
     Args:
         node: the node; overrides from the command line or YAML win over the defaults.
-        config: a dataclass whose fields all have defaults, made with `parameter` or plain.
+        config: a dataclass whose fields all have defaults, made with `parameter`, with metadata
+            of the same keys, or plain.
         prefix: put before every name, such as ``"cell."``.
 
     Returns:
@@ -69,12 +69,15 @@ def declare(node: Node, config: type[Config], *, prefix: str = "") -> Config:
     for item in fields(config):  # type: ignore[arg-type]
         text = item.metadata.get("description", f"{config.__name__}.{item.name}")
         descriptor = ParameterDescriptor(description=text, read_only=True)
+        # A `Range`, or the plain (low, high) of a dataclass that knows no ROS.
         span = item.metadata.get("span")
         if span is not None and isinstance(item.default, float):
-            limits = FloatingPointRange(from_value=float(span.low), to_value=float(span.high))
+            low, high = map(float, span)
+            limits = FloatingPointRange(from_value=low, to_value=high)
             descriptor.floating_point_range = [limits]
         elif span is not None:
-            whole = IntegerRange(from_value=int(span.low), to_value=int(span.high), step=1)
+            first, last = map(int, span)
+            whole = IntegerRange(from_value=first, to_value=last, step=1)
             descriptor.integer_range = [whole]
         name = prefix + item.name
         if isinstance(item.default, tuple):

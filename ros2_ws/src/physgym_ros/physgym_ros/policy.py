@@ -24,10 +24,10 @@ from trajectory_msgs.msg import JointTrajectory
 
 from physgym.errors import DataError, PhysGymError
 from physgym_ros import conversions, qos
-from physgym_ros.chunks import Chunk, Stream, brake, move
 from physgym_ros.parameters import Range, declare, parameter
 from physgym_ros.process import run_node
-from physgym_ros.steering import Steering, SteeringConfig, read_goal
+from policies.execution.chunks import Chunk, Stream, brake, move
+from policies.execution.steering import Steering, SteeringConfig, read_goal
 
 __all__ = ["PolicyNode", "PolicyParameters", "main"]
 

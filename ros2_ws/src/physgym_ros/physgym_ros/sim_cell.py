@@ -24,7 +24,7 @@ from physgym.errors import DataError, PhysGymError
 from physgym_ros import conversions, qos
 from physgym_ros.parameters import Range, declare, parameter
 from physgym_ros.process import run_node
-from physgym_ros.setpoints import SetpointTracker
+from policies.execution.setpoints import SetpointTracker
 
 __all__ = ["SimCellNode", "SimCellParameters", "main"]
 

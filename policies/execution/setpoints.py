@@ -1,4 +1,4 @@
-"""From joint trajectories to set points: interpolation, limits, and the watchdog. Knows no ROS.
+"""From joint trajectories to set points: interpolation, limits, and the watchdog.
 
 Shapes: P points of a trajectory, J joints.
 """

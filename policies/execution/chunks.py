@@ -1,4 +1,4 @@
-"""Chunks: the short trajectories that a policy streams. Knows no ROS.
+"""Chunks: the short trajectories that a policy streams.
 
 A chunk moves for one control period, goes on for a moment of grace in case the next plan is late,
 and then brakes to rest by itself: a robot whose planner dies stops even without a watchdog. A later
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from physgym_ros.setpoints import JointPath, sample
+from policies.execution.setpoints import JointPath, sample
 
 __all__ = ["Chunk", "Stream", "brake", "move", "reach_time_s"]
 

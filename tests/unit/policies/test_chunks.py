@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-pytest.importorskip("physgym_ros", reason="physgym_ros is not installed")
 from physgym.errors import DataError
-from physgym_ros.chunks import Stream, brake, move, reach_time_s
-from physgym_ros.markers import MarkerMap, PointHistory, rest_fraction
+from policies.execution.chunks import Stream, brake, move, reach_time_s
+from policies.execution.markers import MarkerMap, PointHistory, rest_fraction
 
 NAMES = ("a", "b")
 PERIOD_S, GRACE_S, DECELERATION = 0.2, 0.1, 2.0

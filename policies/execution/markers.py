@@ -1,4 +1,4 @@
-"""From the markers of a cell to the nodes of a twin. Knows no ROS.
+"""From the markers of a cell to the nodes of a twin.
 
 Shapes: M markers, N nodes.
 """

@@ -1,12 +1,13 @@
-"""What the policy node plans with: twin, planner, marker map and safety filter. Knows no ROS.
+"""What the policy node plans with: twin, planner, marker map and safety filter.
 
 Shapes: M markers, N nodes, G grippers.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,49 +15,77 @@ from physgym.envs.tasks.cable import cable_limits
 from physgym.errors import DataError
 from physgym.limits import GripperLimits
 from physgym.world import World
-from physgym_ros.chunks import reach_time_s
-from physgym_ros.markers import MarkerMap, PointHistory, rest_fraction
-from physgym_ros.parameters import Range, parameter
-from physgym_ros.shadow import Seen, Shadow
+from policies.execution.chunks import reach_time_s
+from policies.execution.markers import MarkerMap, PointHistory, rest_fraction
+from policies.execution.shadow import Seen, Shadow
 from policies.mpc import Cem, CemConfig, Mppi, MppiConfig, Planner
 from policies.policy import CableObservation, MpcPolicy
 from policies.safety import SafeCommand, SafetyFilter
 
-__all__ = ["Steering", "SteeringConfig", "read_goal"]
+__all__ = ["GOAL_KEY", "Steering", "SteeringConfig", "read_goal"]
 
 GOAL_KEY = "points"
+"""Name of the array in a goal file."""
+
+_METHODS = ("mppi", "cem")
+
+
+def _setting(default: Any, description: str, *, span: tuple[float, float] | None = None) -> Any:
+    """A field with what it means and its lowest and highest value, for whoever offers it."""
+    return field(default=default, metadata={"description": description, "span": span})
 
 
 @dataclass(frozen=True)
 class SteeringConfig:
-    """How to plan; ROS parameters ``plan.*``."""
+    """How to plan.
 
-    method: str = parameter("mppi", "mppi or cem.")
-    samples: int = parameter(32, "Motions tried per round.", span=Range(8, 4096))
-    iterations: int = parameter(2, "Rounds per plan.", span=Range(1, 20))
-    horizon: int = parameter(8, "Control periods looked ahead.", span=Range(1, 200))
-    knots: int = parameter(4, "Velocities searched per axis over the horizon.", span=Range(1, 50))
-    period_s: float = parameter(0.2, "Control period [s]; a plan must fit.", span=Range(0.02, 5))
-    grace_s: float = parameter(
-        0.1, "Keep moving this long when a plan is late [s], then brake.", span=Range(0.01, 5)
+    Each field's metadata holds its ``description`` and, for numbers, its ``span``: lowest and
+    highest value. The policy node declares its parameters ``plan.*`` from them.
+
+    Raises:
+        DataError: naming the field that is out of range.
+    """
+
+    method: str = _setting("mppi", "mppi or cem.")
+    samples: int = _setting(32, "Motions tried per round.", span=(8, 4096))
+    iterations: int = _setting(2, "Rounds per plan.", span=(1, 20))
+    horizon: int = _setting(8, "Control periods looked ahead.", span=(1, 200))
+    knots: int = _setting(4, "Velocities searched per axis over the horizon.", span=(1, 50))
+    period_s: float = _setting(0.2, "Control period [s]; a plan must fit.", span=(0.02, 5))
+    grace_s: float = _setting(
+        0.1, "Keep moving this long when a plan is late [s], then brake.", span=(0.01, 5)
     )
-    speed_m_s: float = parameter(0.25, "Largest gripper speed [m/s].", span=Range(0.001, 5))
-    acceleration_m_s2: float = parameter(
-        2.0, "Largest gripper acceleration [m/s^2].", span=Range(0.01, 50)
+    speed_m_s: float = _setting(0.25, "Largest gripper speed [m/s].", span=(0.001, 5))
+    acceleration_m_s2: float = _setting(
+        2.0, "Largest gripper acceleration [m/s^2].", span=(0.01, 50)
     )
-    height_m: float = parameter(
-        0.0, "Middle of the workspace above the table [m]; 0: 0.75 cable lengths.", span=Range(0, 5)
+    height_m: float = _setting(
+        0.0, "Middle of the workspace above the table [m]; 0: 0.75 cable lengths.", span=(0, 5)
     )
-    arrived_m: float = parameter(
-        0.005, "Stand still below this mean distance to the goal [m].", span=Range(0, 1)
+    arrived_m: float = _setting(
+        0.005, "Stand still below this mean distance to the goal [m].", span=(0, 1)
     )
-    max_age_s: float = parameter(
+    max_age_s: float = _setting(
         1.0,
         "The safety filter refuses commands planned on older observations [s].",
-        span=Range(0.05, 60),
+        span=(0.05, 60),
     )
-    device: str = parameter("auto", "auto, cpu or cuda.")
-    seed: int = parameter(0, "Seed of the planner.", span=Range(0, 2**31 - 1))
+    device: str = _setting("auto", "auto, cpu or cuda.")
+    seed: int = _setting(0, "Seed of the planner.", span=(0, 2**31 - 1))
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be planned with."""
+        if self.method not in _METHODS:
+            raise _bad("method", repr(self.method), " or ".join(_METHODS))
+        for item in fields(self):
+            span, value = item.metadata["span"], getattr(self, item.name)
+            # Written so that NaN is refused too.
+            if span is not None and not span[0] <= value <= span[1]:
+                raise _bad(item.name, value, f"{span[0]} to {span[1]}")
+
+
+def _bad(name: str, value: object, expected: str) -> DataError:
+    return DataError(f"{name} is {value}", where=f"SteeringConfig.{name}", expected=expected)
 
 
 class Steering:
@@ -233,20 +262,16 @@ def _planner(world: World, limits: GripperLimits, config: SteeringConfig) -> Pla
                 seed=config.seed,
             ),
         )
-    if config.method == "cem":
-        return Cem(
-            world,
-            limits,
-            CemConfig(
-                horizon=horizon,
-                dt_s=config.period_s,
-                knots=knots,
-                iterations=config.iterations,
-                seed=config.seed,
-            ),
-        )
-    raise DataError(
-        f"no planner {config.method!r}", where="parameter plan.method", expected="mppi or cem"
+    return Cem(
+        world,
+        limits,
+        CemConfig(
+            horizon=horizon,
+            dt_s=config.period_s,
+            knots=knots,
+            iterations=config.iterations,
+            seed=config.seed,
+        ),
     )
 
 

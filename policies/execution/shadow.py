@@ -1,4 +1,4 @@
-"""The twin run alongside the real cable, so that planning is free of a lasting offset. No ROS.
+"""The twin run alongside the real cable, so that planning is free of a lasting offset.
 
 A twin is never quite right: planned from what is seen, the twin falls back to its own shape within
 the horizon, and the cable would come to rest beside the goal. So the twin follows the commands by

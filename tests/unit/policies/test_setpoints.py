@@ -1,13 +1,12 @@
-"""Set points: interpolation, limits, splicing and the watchdog, without ROS."""
+"""Set points: interpolation, limits, splicing and the watchdog."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-pytest.importorskip("physgym_ros", reason="the package physgym_ros is not installed")
 from physgym.errors import DataError
-from physgym_ros.setpoints import JointPath, SetpointTracker
+from policies.execution.setpoints import JointPath, SetpointTracker
 
 NAMES = ("a", "b")
 DT_S = 0.01
