@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from physgym.errors import TwinError
 from physgym.twin import Twin
 
 __all__ = ["TAPS_S", "ResidualNet", "apply_residual", "residual_features", "tap_frames"]
@@ -89,41 +90,65 @@ def residual_features(
     return torch.cat([shape.flatten(2) * 3.0, velocity.flatten(2) / scale_m * 0.5], dim=-1)
 
 
-def apply_residual(twin: Twin, position: np.ndarray, dt_s: float) -> np.ndarray:
+def apply_residual(
+    twin: Twin, position: np.ndarray, dt_s: float, *, start_observed: bool = True
+) -> np.ndarray:
     """Add a twin's learned residual to what its physics predicted.
 
     Args:
         twin: a twin with a residual.
-        position: predicted by the physics, frame 0 observed [m], shape (B, T, N, 3).
+        position: predicted by the physics [m], shape (B, T, N, 3).
         dt_s: time between frames [s].
+        start_observed: frame 0 was seen, so the correction is zero there and grows from it.
 
     Returns:
         [m], shape (B, T, N, 3).
+
+    Raises:
+        TwinError: if the twin has no residual, or one that this version does not know.
     """
     driven = torch.as_tensor(np.array(twin.driven_index))
     free = np.setdiff1d(np.arange(twin.node_count), twin.driven_index)
+    nets = _networks(twin, len(free))
     x = torch.from_numpy(np.ascontiguousarray(position, dtype=np.float32))
     scale_m = float(twin.residual["scale_m"])
     features = residual_features(x, driven, dt_s, scale_m)
     taps = tap_frames(x.shape[1], dt_s)
     total = torch.zeros(*x.shape[:2], len(free), 3)
-    members = int(twin.residual["members"])
     with torch.no_grad():
-        for k in range(members):
+        for net in nets:
+            for b in range(len(x)):
+                total[b] += net(features[b, taps].flatten(1))
+    if start_observed:
+        total = total - total[:, :1] * _fade(x.shape[1], dt_s)
+    correction = total * (scale_m / len(nets))
+    corrected = x.clone()
+    corrected[:, :, torch.as_tensor(free)] += correction
+    return corrected.numpy()
+
+
+def _networks(twin: Twin, free_count: int) -> list[ResidualNet]:
+    nets = []
+    try:
+        for k in range(int(twin.residual["members"])):
             weights = {
                 key.split("/", 1)[1]: torch.tensor(value)
                 for key, value in twin.residual.items()
                 if key.startswith(f"{k}/")
             }
-            net = ResidualNet(features.shape[-1], len(free), len(weights["inlet.bias"]))
+            net = ResidualNet(6 * twin.node_count, free_count, len(weights["inlet.bias"]))
             net.load_state_dict(weights)
-            for b in range(len(x)):
-                total[b] += net(features[b, taps].flatten(1))
-    # The first frame was observed.
-    correction = (total - total[:, :1] * _fade(x.shape[1], dt_s)) * (scale_m / members)
-    corrected = x.clone()
-    corrected[:, :, torch.as_tensor(free)] += correction
-    return corrected.numpy()
+            nets.append(net)
+        if not nets or not float(twin.residual["scale_m"]) > 0:
+            raise KeyError("members and scale_m")
+    except (KeyError, RuntimeError) as error:
+        raise TwinError(
+            f"the learned residual cannot be used: {str(error).splitlines()[0]}",
+            where=f"twin {twin.name}: residual",
+            expected=f"networks of {twin.node_count} nodes, {free_count} of them free",
+            fix="leave the residual out, or train it again with this version",
+        ) from error
+    return nets
 
 
 def _fade(frame_count: int, dt_s: float) -> torch.Tensor:

@@ -20,9 +20,10 @@ import torch
 
 from physgym.errors import BlowUpError, DataError, PhysGymError
 from physgym.files import write_atomically
+from physgym.sim.build import build_solver
 from physgym.twin import Twin
 from recon.baselines import BASELINES
-from recon.identify.phystwin import PhysTwinConfig, identify
+from recon.identify.phystwin import ROPE_SEGMENT_S, PhysTwinConfig, identify
 from recon.identify.progress import Progress, RichProgress
 from recon.identify.residual import ResidualConfig, fit_residual, train_members
 from recon.importers import deform_dlo
@@ -64,21 +65,31 @@ def run_dlo(
         The figures, as in the JSON.
 
     Raises:
-        DataError: if the folder holds no pair.
+        DataError: if the folder holds no pair, or the JSON cannot be written.
     """
     progress = RichProgress()
     results: dict[str, Any] = {}
-    for name in _find_cables(data):
+    names = _find_cables(data)
+    if out is not None:
+        _prepare(out)
+    for name in names:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PhysGymWarning)  # the data's README names its defects
             cable = _load(data, name)
-        progress.say(f"[bold]{name}[/]: {len(cable.train)} train, {len(cable.eval)} eval")
+        progress.say(f"{name}: {len(cable.train)} train, {len(cable.eval)} eval")
         results[name] = _measure(cable, quick, checks, seed, progress)
         progress.say(_table(name, results[name]))
         if out is not None:  # after each cable, so that a long run leaves what it has
             body = json.dumps({"cables": results, "command": sys.argv[1:]}, indent=2)
             write_atomically(out, body.encode())
     return {"cables": results}
+
+
+def _prepare(out: Path) -> None:
+    """Refuse a place where nothing can be written, before hours of work rather than after."""
+    if out.is_dir():
+        raise DataError("a folder", where=f"--json {out}", expected="the name of a file")
+    out.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _find_cables(data: Path) -> list[str]:
@@ -113,13 +124,13 @@ def _load(data: Path, name: str) -> _Cable:
 def _measure(
     cable: _Cable, quick: bool, checks: bool, seed: int, progress: Progress
 ) -> dict[str, Any]:
-    config = PhysTwinConfig(budget="quick" if quick else "full", seed=seed)
+    config = PhysTwinConfig(budget="quick" if quick else "full", seed=seed, kind="rope")
     result: dict[str, Any] = {"one_recording": _one_recording(cable, config, quick, progress)}
     if not quick:
         result["all_recordings"], twin = _all_recordings(cable, config, progress)
         if checks:
             result["checks"] = _checks(cable, config, twin, progress)
-    result["baselines"] = _baselines(cable, quick, progress)
+    result["baselines"] = _baselines(cable, quick, seed, progress)
     return result
 
 
@@ -129,7 +140,7 @@ def _one_recording(
     count = 1 if quick else _ONE_RECORDING_FITS
     picks = np.linspace(0, len(cable.train) - 1, count + 2).round().astype(int)[1:-1]
     fits = []
-    for pick in picks:
+    for pick in np.unique(picks):
         began = time.perf_counter()
         twin = identify([cable.train[pick]], config, progress=progress)
         seconds = time.perf_counter() - began
@@ -137,7 +148,7 @@ def _one_recording(
             {
                 "recording": cable.train[pick].name,
                 "seconds": seconds,
-                **_scores(cable, _predict(twin, cable)),
+                **_evaluate(twin, cable),
             }
         )
     worst = max(fits, key=lambda fit: fit["deform_l1"])
@@ -157,10 +168,10 @@ def _all_recordings(
     began = time.perf_counter()
     twin = identify(cable.train, config, name=cable.name, progress=progress)
     physics_s = time.perf_counter() - began
-    physics = {**_scores(cable, _predict(twin, cable)), "seconds": physics_s}
+    physics = {**_evaluate(twin, cable), "seconds": physics_s}
     corrected = fit_residual(twin, cable.train, ResidualConfig(seed=config.seed), progress=progress)
     total_s = time.perf_counter() - began
-    residual = {**_scores(cable, _predict(corrected, cable)), "seconds": total_s}
+    residual = {**_evaluate(corrected, cable), "seconds": total_s}
     return {"physics": physics, "residual": residual}, twin
 
 
@@ -168,29 +179,34 @@ def _checks(
     cable: _Cable, config: PhysTwinConfig, twin: Twin, progress: Progress
 ) -> dict[str, float]:
     """What a score changes by when a numerical choice is halved."""
-    from physgym.sim.build import build_solver
-
     usual = build_solver(twin).substeps(cable.eval[0].dt_s)  # type: ignore[attr-defined]
-    base = _scores(cable, _predict(twin, cable))["deform_l1"]
+    base = _evaluate(twin, cable)["deform_l1"]
     fine = np.stack(predict(twin, cable.eval, residual=False, substeps_per_frame=2 * usual))
-    duration = float(cable.train[0].time_s[-1] - cable.train[0].time_s[0])
-    halved = identify(cable.train, replace(config, segment_s=duration / 2), progress=progress)
+    halved = identify(cable.train, replace(config, segment_s=ROPE_SEGMENT_S / 2), progress=progress)
     return {
         "deform_l1": base,
         "deform_l1_half_substep": _scores(cable, fine)["deform_l1"],
-        "deform_l1_half_segment": _scores(cable, _predict(halved, cable))["deform_l1"],
+        "deform_l1_half_segment": _evaluate(halved, cable)["deform_l1"],
     }
 
 
-def _predict(twin: Twin, cable: _Cable) -> np.ndarray:
-    """Predict the eval recordings; a recording that blows up is tried with finer substeps."""
-    from physgym.sim.build import build_solver
-
+def _evaluate(twin: Twin, cable: _Cable) -> dict[str, Any]:
+    """Scores of a twin; recordings that it cannot simulate are held still, and counted."""
     try:
-        return np.stack(predict(twin, cable.eval))
+        return {**_scores(cable, np.stack(predict(twin, cable.eval))), "blown_up": 0}
     except BlowUpError:
-        usual = build_solver(twin).substeps(cable.eval[0].dt_s)  # type: ignore[attr-defined]
-        return np.stack(predict(twin, cable.eval, substeps_per_frame=4 * usual))
+        pass
+    usual = build_solver(twin).substeps(cable.eval[0].dt_s)  # type: ignore[attr-defined]
+    guesses, blown_up = [], 0
+    for tracks in cable.eval:
+        try:
+            guesses += predict(twin, [tracks], substeps_per_frame=4 * usual)
+        except BlowUpError:
+            blown_up += 1
+            start = tracks.position[:2]
+            hold = BASELINES["hold"](tracks.driven, start, driven_index=tracks.driven_index)
+            guesses.append(hold.astype(np.float32))
+    return {**_scores(cable, np.stack(guesses)), "blown_up": blown_up}
 
 
 def _scores(cable: _Cable, predicted: np.ndarray) -> dict[str, Any]:
@@ -212,7 +228,7 @@ def _scores(cable: _Cable, predicted: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _baselines(cable: _Cable, quick: bool, progress: Progress) -> dict[str, Any]:
+def _baselines(cable: _Cable, quick: bool, seed: int, progress: Progress) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     for name, run in BASELINES.items():
         try:
@@ -227,11 +243,12 @@ def _baselines(cable: _Cable, quick: bool, progress: Progress) -> dict[str, Any]
             continue
         rows[name] = _scores(cable, guess)["deform_l1"]
     if not quick:
-        rows["history_network"] = _scores(cable, _history_network(cable, progress))["deform_l1"]
+        guess = _history_network(cable, seed, progress)
+        rows["history_network"] = _scores(cable, guess)["deform_l1"]
     return rows
 
 
-def _history_network(cable: _Cable, progress: Progress) -> np.ndarray:
+def _history_network(cable: _Cable, seed: int, progress: Progress) -> np.ndarray:
     """What a network makes of the driven points' last second alone, without any physics.
 
     The residual's own network, told of a straight line between the ends instead of a simulation.
@@ -256,7 +273,7 @@ def _history_network(cable: _Cable, progress: Progress) -> np.ndarray:
         torch.as_tensor(np.array(cable.driven_index)),
         first.dt_s,
         length,
-        ResidualConfig(),
+        ResidualConfig(seed=seed),
         progress,
     )
     weights: dict[str, np.ndarray] = {
@@ -276,7 +293,8 @@ def _history_network(cable: _Cable, progress: Progress) -> np.ndarray:
         residual=weights,
     )
     guess = cable.truth.astype(np.float32).copy()
-    guess[:, 2:] = apply_residual(holder, lines(cable.eval), first.dt_s)[:, 1:]
+    learned = apply_residual(holder, lines(cable.eval), first.dt_s, start_observed=False)
+    guess[:, 2:] = learned[:, 1:]
     return guess
 
 

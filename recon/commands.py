@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from physgym.errors import DataError
+from physgym.errors import BlowUpError, DataError, TwinError
+
+if TYPE_CHECKING:
+    from physgym.twin import Twin
+    from recon.identify.progress import Progress
+    from recon.tracks import Tracks
 
 __all__ = ["Benchmark", "Reconstruct", "Simulate"]
 
@@ -39,6 +47,12 @@ class Reconstruct:
     """Also learn a residual on top of the physics (needs several recordings of one length)."""
     density: float = 0.02
     """Mass per length of a rope [kg/m]; the motion alone does not tell it."""
+    kind: Literal["auto", "rope", "network"] = "auto"
+    """A rope becomes a rod, anything else springs between near points; 'auto' looks at the data."""
+    mass: float | None = None
+    """Mass of a network without its driven points [kg]; 1 g a point when not given."""
+    ground: float | None = None
+    """Height of a level ground that a network touches [m]; none when not given."""
     seed: int = 0
     """Of all random numbers."""
     resume: bool = False
@@ -51,31 +65,24 @@ class Reconstruct:
 
         Returns:
             0 when the twin was written.
-        """
-        from physgym.run_folder import RunFolder
-        from recon.identify.phystwin import PhysTwinConfig, identify
-        from recon.identify.progress import Progress, RichProgress
-        from recon.identify.residual import fit_residual
-        from recon.importers import load_recordings
-        from recon.scorecard import score, split
 
-        recordings = load_recordings(self.source)
-        train, held_out = split(recordings, self.train)
+        Raises:
+            PhysGymError: if the recordings, the flags or the place of the twin are wrong.
+        """
+        from recon.identify.progress import Progress, RichProgress
+        from recon.importers import load_recordings
+        from recon.scorecard import split
+
+        _check_place(self.out)
+        train, held_out = split(load_recordings(self.source), self.train)
         progress = Progress() if self.json else RichProgress()
-        config = PhysTwinConfig(
-            budget=self.budget, seed=self.seed, linear_density_kg_per_m=self.density
-        )
-        folder = self.out.with_name(self.out.name + ".run")
-        with RunFolder(folder, config, resume=self.resume or not _begun(folder)) as run:
-            twin = identify(train, config, name=self.out.name, progress=progress, run=run)
+        twin = self._identify(train, progress)
+        # Saved after each part, so that whatever goes wrong later costs that part only.
         if self.residual:
-            twin = fit_residual(twin, train, progress=progress)
-        twin = twin.replace(
-            metrics=score(twin, train, held_out),
-            provenance={**twin.provenance, "command": " ".join(sys.argv[1:])},
-        )
+            twin = _with_residual(twin, train, progress)
+            twin.save(self.out)
+        twin = twin.replace(metrics=_metrics(twin, train, held_out))
         twin.save(self.out)
-        _discard(folder)
         if self.json:
             print(json.dumps({"twin": str(self.out), "metrics": twin.metrics}))
         else:
@@ -83,16 +90,102 @@ class Reconstruct:
             print(f"twin: {self.out}")
         return 0
 
+    def _identify(self, train: list[Tracks], progress: Progress) -> Twin:
+        """The physics, saved; the run folder stays when there is something to go on with."""
+        from physgym.run_folder import RunFolder
+        from recon.identify.phystwin import PhysTwinConfig, identify
 
-def _begun(folder: Path) -> bool:
-    return (folder / "config.yaml").is_file()
+        config = PhysTwinConfig(
+            budget=self.budget,
+            seed=self.seed,
+            linear_density_kg_per_m=self.density,
+            kind=self.kind,
+            mass_kg=self.mass,
+            ground_height_m=self.ground,
+        )
+        job = _Job(
+            self.method,
+            self.budget,
+            self.seed,
+            self.density,
+            _fingerprint(train),
+            self.kind,
+            self.mass,
+            self.ground,
+        )
+        folder = self.out.with_name(self.out.name + ".run")
+        begun = (folder / "config.yaml").is_file()
+        run = RunFolder(folder, job, resume=self.resume or not begun)
+        finished = False
+        try:
+            with run:
+                twin = identify(train, config, name=self.out.name, progress=progress, run=run)
+            command = " ".join(sys.argv[1:])
+            twin = twin.replace(provenance={**twin.provenance, "command": command})
+            twin.save(self.out)
+            finished = not twin.provenance["stopped_early"]
+        finally:
+            if finished or run.latest_checkpoint() is None:
+                shutil.rmtree(folder, ignore_errors=True)
+        return twin
 
 
-def _discard(folder: Path) -> None:
-    """The checkpoints have served: the twin is written."""
-    import shutil
+@dataclass(frozen=True)
+class _Job:
+    """What must be the same when a run is resumed."""
 
-    shutil.rmtree(folder, ignore_errors=True)
+    method: str
+    budget: str
+    seed: int
+    density: float
+    train_sha256: str
+    kind: str
+    mass: float | None
+    ground: float | None
+
+
+def _fingerprint(recordings: list[Tracks]) -> str:
+    digest = hashlib.sha256()
+    for tracks in recordings:
+        digest.update(tracks.position.tobytes() + tracks.time_s.tobytes())
+    return digest.hexdigest()
+
+
+def _check_place(out: Path) -> None:
+    """Refuse a place where no twin can go, before the work rather than after."""
+    from physgym.twin import is_twin_folder
+
+    if not out.name:
+        raise DataError(f"{out}", where="--out", expected="a folder with a name", fix="twins/rope")
+    free = not out.exists() or (out.is_dir() and (is_twin_folder(out) or not any(out.iterdir())))
+    if not free:
+        raise TwinError(
+            "something that is not a twin stands there",
+            where=f"--out {out}",
+            expected="a twin, an empty folder or nothing",
+            fix="choose another folder, or move this one away",
+        )
+
+
+def _with_residual(twin: Twin, train: list[Tracks], progress: Progress) -> Twin:
+    from recon.identify.residual import fit_residual
+
+    try:
+        return fit_residual(twin, train, progress=progress)
+    except KeyboardInterrupt:
+        progress.say("stopped: the twin stays without a residual")
+        return twin.replace(provenance={**twin.provenance, "stopped_early": True})
+
+
+def _metrics(twin: Twin, train: list[Tracks], held_out: list[Tracks]) -> dict[str, Any]:
+    from recon.scorecard import score
+    from recon.tracks import PhysGymWarning
+
+    try:
+        return score(twin, train, held_out)
+    except BlowUpError as error:
+        warnings.warn(f"the twin is not scored: {error}", PhysGymWarning, stacklevel=2)
+        return {}
 
 
 @dataclass(frozen=True)
@@ -104,7 +197,8 @@ class Simulate:
     tracks: Path
     """Recording(s) of the object: what drives the twin, and what it is compared with."""
     out: Path
-    """Where the prediction goes (.npz: time, points, driven_index for each recording)."""
+    """Where the prediction goes: an .npz with driven_index, and name, time and points of the
+    recording; of several: name_0, time_0, points_0, name_1 and so on."""
     residual: bool = True
     """Add the twin's learned residual where it has one."""
     json: bool = False
@@ -115,35 +209,39 @@ class Simulate:
 
         Returns:
             0 when the prediction was written.
+
+        Raises:
+            PhysGymError: if the twin or a recording is wrong, or they do not fit each other.
         """
         import numpy as np
 
         from physgym.files import write_atomically
         from physgym.twin import Twin
         from recon.importers import load_recordings
-        from recon.metrics import track_error
+        from recon.metrics import free_dist_mean
         from recon.predict import predict
 
-        if self.out.suffix != ".npz":
-            raise DataError(f"{self.out.name}", where="--out", expected="a name ending in .npz")
+        if self.out.suffix != ".npz" or self.out.is_dir():
+            raise DataError(f"{self.out}", where="--out", expected="a file whose name ends in .npz")
         twin = Twin.load(self.twin)
         recordings = load_recordings(self.tracks)
         predicted = predict(twin, recordings, residual=self.residual)
         arrays: dict[str, np.ndarray] = {"driven_index": np.array(twin.driven_index)}
-        rows = {}
+        rows: list[dict[str, Any]] = []
         for i, (tracks, points) in enumerate(zip(recordings, predicted)):
             suffix = "" if len(recordings) == 1 else f"_{i}"
+            arrays[f"name{suffix}"] = np.array(tracks.name)
             arrays[f"time{suffix}"], arrays[f"points{suffix}"] = tracks.time_s, points
-            free = tracks.free_index
-            rows[tracks.name] = track_error(
-                points[:, free], tracks.position[:, free], tracks.visible[:, free]
-            )
+            error = free_dist_mean(points, tracks.position, tracks.driven_index)
+            rows.append({"name": tracks.name, "free_dist_mean_m": error})
+        self.out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.out, _npz_bytes(arrays))
         if self.json:
-            print(json.dumps({"out": str(self.out), "free_dist_mean": rows}))
+            print(json.dumps({"out": str(self.out), "recordings": rows}))
         else:
-            for name, error in rows.items():
-                print(f"{name}: mean error of the free points {1e3 * error:.1f} mm")
+            for row in rows:
+                error_mm = 1e3 * row["free_dist_mean_m"]
+                print(f"{row['name']}: mean error of the free points {error_mm:.1f} mm")
             print(f"prediction: {self.out}")
         return 0
 

@@ -18,6 +18,8 @@ from recon.tracks import Tracks
 
 __all__ = ["predict"]
 
+_LENGTH_SHARE = 0.25
+
 
 def predict(
     twin: Twin,
@@ -76,10 +78,37 @@ def _check_fits(twin: Twin, tracks: Tracks) -> None:
             expected=f"{twin.node_count} points, driven {list(twin.driven_index)}",
             fix="use a recording of the object that the twin was made from",
         )
+    gravity = twin.parameters.get("gravity_mps2")
+    # Twins know gravity to all digits; an axis swapped or a sign lost is off by far more.
+    if gravity is not None and not np.allclose(gravity, tracks.gravity, atol=0.05):
+        raise DataError(
+            f"gravity {tracks.gravity.tolist()} m/s^2",
+            where=f"{tracks.name}, predicted by twin {twin.name}",
+            expected=f"{np.asarray(gravity).tolist()} m/s^2, as when the twin was made",
+            fix="bring the recording into the frame that the twin was made in",
+        )
+    _check_start(twin, tracks)
+
+
+def _check_start(twin: Twin, tracks: Tracks) -> None:
     if tracks.frame_count < 3 or not tracks.visible[:2].all():
         raise DataError(
             "a point is missing in the first two frames, or there are no more than two",
             where=tracks.name,
             expected="a start from which the object can be simulated",
             fix="cut the recording so that it begins where every point was seen (Tracks.slice)",
+        )
+    if twin.dynamics != "rod":
+        return
+    rest_m = float(np.sum(twin.parameters["rest_length_m"]))
+    edges = np.diff(tracks.position[0].astype(np.float64), axis=0)
+    length_m = float(np.linalg.norm(edges, axis=-1).sum())
+    # Markers off the centre line and mocap noise change a length by a few percent, never by this.
+    if abs(length_m / rest_m - 1.0) > _LENGTH_SHARE:
+        raise DataError(
+            f"the object is {length_m:.3f} m long at the start",
+            where=f"{tracks.name}, predicted by twin {twin.name}",
+            expected=f"{rest_m:.3f} m within {_LENGTH_SHARE:.0%}",
+            fix="use a recording of the object that the twin was made from, in metres, whose "
+            "first frames are right",
         )

@@ -24,12 +24,14 @@ def split(recordings: list[Tracks], train: str) -> tuple[list[Tracks], list[Trac
         train: ``"all"``, a share such as ``"0.7"``, or ``"auto"``.
 
     Returns:
-        Train and held-out recordings; the second list may be empty. A single recording is cut in
-        time, several are dealt out evenly.
+        Train and held-out recordings. A single recording is cut in time, several are dealt out
+        evenly. Nothing is held out with ``"all"``, a share of 1, or a recording too short to cut.
 
     Raises:
-        DataError: if the share is no number between 0 and 1.
+        DataError: if the share is no number between 0 and 1, or there are no recordings.
     """
+    if not recordings:
+        raise DataError("no recordings", where="split", expected="at least one")
     if train == "all":
         return recordings, []
     single = len(recordings) == 1
@@ -48,7 +50,13 @@ def split(recordings: list[Tracks], train: str) -> tuple[list[Tracks], list[Trac
             return recordings, []
         return [whole.slice(0, cut)], [whole.slice(cut, whole.frame_count)]
     held = len(recordings) - max(1, round(share * len(recordings)))
-    chosen = set(np.linspace(0, len(recordings) - 1, held + 2).round().astype(int)[1:-1].tolist())
+    if share < 1.0:
+        held = max(1, held)
+    if held == len(recordings) - 1:  # one train recording, the middle one
+        chosen = set(range(len(recordings))) - {len(recordings) // 2}
+    else:
+        spread = np.linspace(0, len(recordings) - 1, held + 2)[1:-1]
+        chosen = set(spread.round().astype(int).tolist())
     train_part = [t for i, t in enumerate(recordings) if i not in chosen]
     return train_part, [t for i, t in enumerate(recordings) if i in chosen]
 

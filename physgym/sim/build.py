@@ -10,6 +10,8 @@ from physgym.twin import Twin
 
 __all__ = ["build_solver"]
 
+_NETWORK_SCALARS = ("stiffness_n", "dashpot_ns_per_m", "drag_per_s", "restitution", "friction")
+
 
 def build_solver(twin: Twin, *, worlds: int = 1, device: str = "auto", **options: Any) -> Solver:
     """Build the solver of a twin's dynamics.
@@ -26,20 +28,84 @@ def build_solver(twin: Twin, *, worlds: int = 1, device: str = "auto", **options
     Raises:
         TwinError: if this version knows no such dynamics.
     """
+    if twin.dynamics == "spring_mass":
+        return _spring_mass(twin, worlds, device, options)
     if twin.dynamics == "rod":
         from physgym.sim.rod import RodModel, RodParameters, RodSolver
 
         values = dict(twin.parameters)
+        gravity = values.pop("gravity_mps2", (0.0, 0.0, -9.81))
         model = RodModel(
             node_count=len(twin.rest_position),
             driven_index=tuple(int(i) for i in twin.driven_index),
-            gravity_mps2=tuple(float(g) for g in values.pop("gravity_mps2", (0.0, 0.0, -9.81))),
+            gravity_mps2=(float(gravity[0]), float(gravity[1]), float(gravity[2])),
         )
         parameters = RodParameters.from_mapping(values, where=twin.name)
         return RodSolver(model, parameters, worlds=worlds, device=device, **options)
     raise TwinError(
         f"dynamics {twin.dynamics!r}",
         where=f"twin {twin.name}: twin.json, field dynamics",
-        expected="'rod'",
+        expected="'rod' or 'spring_mass'",
+        fix="reconstruct the twin with this version",
+    )
+
+
+def _spring_mass(twin: Twin, worlds: int, device: str, options: dict[str, Any]) -> Solver:
+    """Solver of a spring network; a driven node's own mass plays no part."""
+    import numpy as np
+    import torch
+
+    from physgym.sim.contact import GroundPlane
+    from physgym.sim.spring_mass import SpringMassModel, SpringMassParameters, SpringMassSolver
+
+    values = dict(twin.parameters)
+    try:
+        gravity = values.pop("gravity_mps2")
+        edges, length = values.pop("springs"), values.pop("spring_rest_length_m")
+        ratio, mass_kg = values.pop("log_stiffness_ratio"), float(values.pop("mass_kg"))
+        ground = None
+        if "ground_normal" in values:
+            normal = values.pop("ground_normal")
+            ground = GroundPlane(
+                (float(normal[0]), float(normal[1]), float(normal[2])),
+                float(values.pop("ground_offset_m")),
+            )
+        else:  # nothing to bounce off or to rub against
+            values |= {"restitution": np.array(0.0), "friction": np.array(0.0)}
+        one = {name: torch.tensor([float(values.pop(name))]) for name in _NETWORK_SCALARS}
+    except (KeyError, IndexError, TypeError) as error:
+        raise _parameter_error(twin, f"a parameter is missing or misshapen: {error}") from error
+    if values:
+        raise _parameter_error(twin, f"an unknown parameter {min(values)!r}")
+    model = SpringMassModel(
+        twin.rest_position,
+        edges,
+        driven_index=twin.driven_index,
+        gravity_m_per_s2=(float(gravity[0]), float(gravity[1]), float(gravity[2])),
+        ground=ground,
+    )
+    free = max(1, twin.node_count - len(twin.driven_index))
+    parameters = SpringMassParameters(
+        log_stiffness=one["stiffness_n"].log() + torch.as_tensor(np.array(ratio))[None],
+        rest_length_m=torch.as_tensor(np.array(length))[None],
+        dashpot_ns_per_m=one["dashpot_ns_per_m"][None],
+        mass_kg=torch.full((1, twin.node_count), mass_kg / free),
+        drag_per_s=one["drag_per_s"],
+        restitution=one["restitution"],
+        friction=one["friction"],
+    )
+    if "substeps_per_frame" in options:
+        options = {**options, "substeps": options["substeps_per_frame"]}
+        del options["substeps_per_frame"]
+    return SpringMassSolver(model, parameters, worlds=worlds, device=device, **options)
+
+
+def _parameter_error(twin: Twin, what: str) -> TwinError:
+    return TwinError(
+        what,
+        where=f"twin {twin.name}: parameters",
+        expected="gravity_mps2, springs, spring_rest_length_m, log_stiffness_ratio, mass_kg, "
+        + ", ".join(_NETWORK_SCALARS)
+        + " (the last two only with ground_normal and ground_offset_m)",
         fix="reconstruct the twin with this version",
     )

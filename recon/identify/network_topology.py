@@ -1,4 +1,4 @@
-"""Springs of an object from its tracked points (PhysTwin, section 3.2), and what they imply.
+"""What surrounds the points of an object: springs between them (PhysTwin, section 3.2), a ground.
 
 Shapes: N nodes, K driven points, S springs.
 """
@@ -12,52 +12,55 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.spatial import cKDTree
 
+from physgym.errors import DataError
+from physgym.sim.contact import GroundPlane
 from physgym.sim.spring_mass import (
     driven_springs,
     merge_springs,
     rest_lengths,
     springs_from_points,
 )
-from physgym.sim.timestep import largest_eigenvalue
+from recon.tracks import Tracks
 
-__all__ = ["Topology", "make_topology", "network_springs"]
+__all__ = ["Topology", "level_ground", "network_springs", "spacing_and_size", "triple"]
 
 
 @dataclass(frozen=True, eq=False)
 class Topology:
-    """Springs of one object and what follows from them alone.
+    """Springs of one object.
 
     Attributes:
         edges: node pairs, shape (S, 2), int32, lower node first, sorted.
         rest_length_m: shape (S,).
-        stiff_eigenvalue: largest eigenvalue of the network per newton of stiffness [1/(s^2 N)].
-        damp_eigenvalue: the same of the dashpots [1/(s N s/m)].
     """
 
     edges: np.ndarray
     rest_length_m: np.ndarray
-    stiff_eigenvalue: float
-    damp_eigenvalue: float
 
 
-def make_topology(rest: np.ndarray, edges: np.ndarray, inv_mass_per_kg: np.ndarray) -> Topology:
-    """Lengths and eigenvalues of a network.
+def spacing_and_size(rest: np.ndarray, tracks: Tracks) -> tuple[float, float]:
+    """The lengths that everything else is measured in.
 
     Args:
         rest: points at rest [m], shape (N, 3).
-        edges: springs, shape (S, 2).
-        inv_mass_per_kg: 0 for driven points, shape (N,).
+        tracks: says which of them are driven.
 
     Returns:
-        The topology.
+        Usual distance of a free point to its nearest, and the diagonal of the bounding box [m].
+
+    Raises:
+        DataError: if there are no two free points.
     """
-    length = rest_lengths(rest, edges)
-    return Topology(
-        edges,
-        length,
-        largest_eigenvalue(edges, 1.0 / length, inv_mass_per_kg),
-        largest_eigenvalue(edges, np.ones(len(edges)), inv_mass_per_kg),
-    )
+    free = rest[tracks.free_index]
+    if len(free) < 2:
+        raise DataError(
+            f"{len(free)} free point(s) of {len(rest)}",
+            where=f"{tracks.name}: driven_index",
+            expected="at least two points that are not driven",
+            fix="name only the points that a gripper holds",
+        )
+    distance, _ = cKDTree(free).query(free, k=2)
+    return float(np.median(distance[:, 1])), float(np.linalg.norm(np.ptp(rest, axis=0)))
 
 
 def network_springs(
@@ -123,3 +126,32 @@ def network_springs(
     # Between two driven points a spring moves nothing; without length it has no strain.
     useful = ~np.isin(edges, driven_index).all(axis=1)
     return edges[useful & (rest_lengths(rest, edges) > 0.0)]
+
+
+def level_ground(gravity: np.ndarray, height_m: float | None) -> GroundPlane | None:
+    """A plane square to gravity; level in z where there is none.
+
+    Args:
+        gravity: [m/s^2], shape (3,).
+        height_m: from the origin against gravity [m]; no ground when None.
+
+    Returns:
+        The plane, or None.
+    """
+    if height_m is None:
+        return None
+    strength = float(np.linalg.norm(gravity))
+    up = -gravity / strength if strength > 0.0 else np.array([0.0, 0.0, 1.0])
+    return GroundPlane(triple(up), float(height_m))
+
+
+def triple(vector: np.ndarray) -> tuple[float, float, float]:
+    """Three floats of an array.
+
+    Args:
+        vector: shape (3,).
+
+    Returns:
+        Its numbers.
+    """
+    return float(vector[0]), float(vector[1]), float(vector[2])

@@ -3,11 +3,13 @@
 Jiang et al., "PhysTwin: Physics-Informed Reconstruction and Simulation of Deformable Objects from
 Videos", section 3.3. Stage one is CMA-ES over what holds for the whole object; stage two refines
 everything, every node's stiffness included. Ropes become discrete elastic rods instead of spring
-networks, because that is what predicts real cables best (docs/benchmarks.md).
+networks, because that is what predicts real cables best (docs/benchmarks.md). Everything else
+becomes a spring network (`recon.identify.network`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Literal
@@ -18,17 +20,21 @@ from physgym import __version__
 from physgym.errors import DataError
 from physgym.run_folder import RunFolder
 from physgym.twin import Twin
+from recon.identify.kind import is_rope
 from recon.identify.least_squares import Fit, refine
+from recon.identify.network import identify_network
 from recon.identify.progress import Progress
 from recon.identify.rope import RopeProblem
-from recon.identify.search import search
+from recon.identify.search import Candidate, search
 from recon.identify.segments import cut_segments
 from recon.identify.uncertainty import parameter_sigma
 from recon.tracks import Tracks
 
-__all__ = ["PhysTwinConfig", "identify"]
+__all__ = ["ROPE_SEGMENT_S", "PhysTwinConfig", "identify"]
 
 Budget = Literal["quick", "full"]
+# Longer than a cable remembers its start (about a second), short enough to stay out of chaos.
+ROPE_SEGMENT_S = 1.25
 
 
 @dataclass(frozen=True)
@@ -38,18 +44,29 @@ class PhysTwinConfig:
     Attributes:
         budget: ``"quick"`` makes one search, ``"full"`` several from different seeds.
         seed: of the random numbers.
-        segment_s: simulate pieces of this length [s]; whole recordings when None.
+        segment_s: simulate pieces of this length [s], each from its own start; None is 1.25 s of a
+            rope and 0.25 s of a network, whose longer motions are chaotic: what a parameter does to
+            them drowns in what it does not.
         linear_density_kg_per_m: mass per length of a rope; weigh it if forces matter.
-        search_recordings: the global search looks at so many of the liveliest recordings.
+        search_s: the global search looks at so many seconds of the livelier segments.
         substeps_per_frame: override of the stability limit.
+        kind: ``"rope"`` makes a rod, ``"network"`` springs between near points; ``"auto"`` looks
+            at the recordings (`recon.identify.kind`).
+        mass_kg: mass of a network without its driven points; 1 g a point when None.
+        ground_height_m: height of a level ground that a network touches; no ground when None.
+        chamfer: of a network, also compare every seen point with the nearest simulated one.
     """
 
     budget: Budget = "quick"
     seed: int = 0
     segment_s: float | None = None
     linear_density_kg_per_m: float = 0.02
-    search_recordings: int = 8
+    search_s: float = 40.0
     substeps_per_frame: int | None = None
+    kind: Literal["auto", "rope", "network"] = "auto"
+    mass_kg: float | None = None
+    ground_height_m: float | None = None
+    chamfer: bool = False
 
     def __post_init__(self) -> None:
         if not (self.linear_density_kg_per_m > 0 and np.isfinite(self.linear_density_kg_per_m)):
@@ -61,8 +78,12 @@ class PhysTwinConfig:
             )
         if self.segment_s is not None and not self.segment_s > 0:
             raise DataError(f"{self.segment_s} s", where="segment_s", expected="more than 0")
-        if self.search_recordings < 1:
-            raise DataError(f"{self.search_recordings}", where="search_recordings", expected="1 up")
+        if not self.search_s > 0:
+            raise DataError(f"{self.search_s} s", where="search_s", expected="more than 0")
+        if self.mass_kg is not None and not (self.mass_kg > 0 and np.isfinite(self.mass_kg)):
+            raise DataError(f"{self.mass_kg} kg", where="mass_kg", expected="more than 0")
+        if self.ground_height_m is not None and not np.isfinite(self.ground_height_m):
+            raise DataError(f"{self.ground_height_m} m", where="ground_height_m", expected="metres")
 
     @property
     def starts(self) -> int:
@@ -88,7 +109,7 @@ def identify(
     Ctrl-C ends the search; the twin is then the best found so far and says so in its provenance.
 
     Args:
-        recordings: tracks of one rope, nodes in order along it.
+        recordings: tracks of one object; of a rope, nodes in order along it.
         config: how long to search.
         name: name of the twin.
         progress: told about every step.
@@ -102,13 +123,17 @@ def identify(
     """
     config = config or PhysTwinConfig()
     progress = progress or Progress()
-    segments = cut_segments(recordings, config.segment_s)
+    if not recordings:
+        raise DataError("no recordings", where="reconstruct", expected="at least one")
+    if config.kind == "network" or (config.kind == "auto" and not is_rope(recordings)):
+        return identify_network(recordings, config, name=name, progress=progress, run=run)
+    segments = cut_segments(recordings, config.segment_s or ROPE_SEGMENT_S)
     problem = RopeProblem(
         recordings,
         segments,
         linear_density_kg_per_m=config.linear_density_kg_per_m,
         substeps_per_frame=config.substeps_per_frame,
-        frame_stride=2 if len(segments) < 8 else 3,
+        frame_stride=2 if len(recordings) < 8 else 3,
     )
     job = _Job(problem, config, progress, run)
     job.go()
@@ -126,7 +151,7 @@ class _Job:
         run: RunFolder | None,
     ) -> None:
         self.problem, self.config, self.progress, self.run = problem, config, progress, run
-        self.lively = _liveliest(problem, config.search_recordings)
+        self.lively = _liveliest(problem, config.search_s)
         self.theta = problem.prior.mean.copy()
         self.cost = np.inf  # of theta, on the recordings of the search
         self.done = 0
@@ -150,6 +175,11 @@ class _Job:
     def _start(self, start: int) -> None:
         config, problem = self.config, self.problem
         label = f"start {start + 1}/{config.starts}"
+
+        def keep(candidate: Candidate) -> None:
+            if candidate.cost < self.cost:
+                self.cost, self.theta = candidate.cost, candidate.theta.copy()
+
         with self.progress.stage(f"search {label}", config.generations) as tick:
             found = search(
                 problem,
@@ -157,15 +187,18 @@ class _Job:
                 self.lively,
                 start=problem.prior.mean,
                 generations=config.generations,
-                seed=config.seed + start,
+                seed=1000 * config.seed + start,
                 on_generation=tick,
+                on_best=keep,
             )
         with self.progress.stage(f"refine {label}", 30) as tick:
             self._refine(found[0].theta, self.lively, tick)
         self.done = start + 1
         self._save()
 
-    def _refine(self, theta: np.ndarray, recordings: list[int], tick) -> Fit:
+    def _refine(
+        self, theta: np.ndarray, recordings: list[int], tick: Callable[[int, float], None]
+    ) -> Fit:
         def keep(step: int, value: float, at: np.ndarray) -> None:
             tick(step, value)
             if value < self.cost:
@@ -179,7 +212,7 @@ class _Job:
     def _finish(self) -> None:
         everything = list(range(len(self.problem.segments)))
         self.cost = np.inf  # another set of recordings, another scale
-        with self.progress.stage(f"refine on {len(everything)} recordings", 30) as tick:
+        with self.progress.stage(f"refine on {len(everything)} segments", 30) as tick:
             self.fit = self._refine(self.theta, everything, tick)
 
     def _save(self) -> None:
@@ -187,14 +220,17 @@ class _Job:
             self.run.save_checkpoint(self.done, {"theta": self.theta}, {"cost": float(self.cost)})
 
 
-def _liveliest(problem: RopeProblem, count: int) -> list[int]:
+def _liveliest(problem: RopeProblem, seconds: float) -> list[int]:
+    """From the livelier half of the segments, evenly: the wildest alone teach whirling only."""
     travel = [
         float(np.abs(np.diff(s.driven, axis=0)).sum() / len(s.driven)) for s in problem.segments
     ]
+    lengths = [len(s.target) * s.dt_s for s in problem.segments]
+    count = max(1, round(seconds / float(np.mean(lengths))))
     order = np.argsort(travel)[::-1]
-    # From the livelier half, evenly: the wildest alone would teach whirling and nothing else.
     pool = order[: max(count, len(order) // 2)]
-    return sorted(int(i) for i in pool[:: max(1, len(pool) // count)][:count])
+    chosen = np.linspace(0, len(pool) - 1, min(count, len(pool))).round().astype(int)
+    return sorted(int(i) for i in pool[np.unique(chosen)])
 
 
 def _make_twin(job: _Job, recordings: list[Tracks], name: str) -> Twin:

@@ -60,13 +60,13 @@ class Loss:
     rate_hz: float = 3.0
 
     def value(self, residual: np.ndarray) -> np.ndarray:
-        """Loss of each residual in units of ``scale_m``; a blown-up world counts as one metre.
+        """Loss of each residual in units of ``scale_m``: Huber, "Robust Estimation", 1964.
 
         Args:
-            residual: [m], NaN where nothing was seen.
+            residual: [m].
 
         Returns:
-            The same shape; 0 where nothing was seen.
+            The same shape; NaN stays NaN.
         """
         size = np.abs(residual)
         knee = self.knee_m
@@ -100,6 +100,8 @@ class Problem(Protocol):
 
 def cost(problem: Problem, theta: np.ndarray, recordings: list[int]) -> np.ndarray:
     """Negative log posterior of candidates, up to a constant.
+
+    A sample of a world that blew up counts as one metre off.
 
     Args:
         problem: the problem.

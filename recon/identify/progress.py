@@ -70,4 +70,5 @@ class RichProgress(Progress):
 
     def say(self, text: str) -> None:
         """See `Progress.say`."""
-        self._console.print(text)
+        # Names of recordings may hold brackets, which are no markup.
+        self._console.print(text, markup=False, highlight=False)

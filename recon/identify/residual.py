@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from physgym.errors import DataError
 from physgym.residual import ResidualNet, residual_features, tap_frames
 from physgym.twin import Twin
 from recon.identify.progress import Progress
@@ -41,6 +42,15 @@ class ResidualConfig:
     weight_decay: float = 3e-2
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("members", "epochs", "width"):
+            if getattr(self, name) < 1:
+                raise DataError(f"{getattr(self, name)}", where=name, expected="1 or more")
+        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise DataError(f"{self.learning_rate}", where="learning_rate", expected="more than 0")
+        if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
+            raise DataError(f"{self.weight_decay}", where="weight_decay", expected="0 or more")
+
 
 def fit_residual(
     twin: Twin,
@@ -55,18 +65,23 @@ def fit_residual(
 
     Args:
         twin: a twin whose physics stays as it is.
-        recordings: the recordings that it was made from; of one length and frame rate.
+        recordings: the recordings that it was made from. Those whose first two frames were seen
+            whole are used, as far as they have the length and frame rate of the first such.
         config: how to train.
         progress: told about every epoch.
 
     Returns:
         The same twin with a residual.
+
+    Raises:
+        DataError: if no recording can be used, or one does not fit the twin.
+        BlowUpError: if the physics leaves the finite numbers.
     """
     config = config or ResidualConfig()
-    usable = [t for t in recordings if t.frame_count == recordings[0].frame_count]
+    usable = _usable(recordings)
     physics = np.stack(predict(twin, usable, residual=False))[:, 1:]
     seen = np.stack([t.position for t in usable])[:, 1:]
-    scale_m = float(np.sum(twin.parameters["rest_length_m"]))
+    scale_m = _length_m(twin)
     free = np.setdiff1d(np.arange(twin.node_count), twin.driven_index)
     residual: dict[str, np.ndarray] = {
         "scale_m": np.array(scale_m),
@@ -86,6 +101,32 @@ def fit_residual(
         for key, value in net.state_dict().items():
             residual[f"{k}/{key}"] = value.numpy()
     return twin.replace(residual=residual)
+
+
+def _length_m(twin: Twin) -> float:
+    """Length of a rope, diagonal of the box around anything else."""
+    if twin.dynamics == "rod":
+        return float(np.sum(twin.parameters["rest_length_m"]))
+    return float(np.linalg.norm(np.ptp(twin.rest_position, axis=0)))
+
+
+def _usable(recordings: list[Tracks]) -> list[Tracks]:
+    """The recordings that a prediction can start from, of one length and frame rate."""
+    started = [t for t in recordings if t.frame_count > 2 and t.visible[:2].all()]
+    if not started:
+        raise DataError(
+            f"none of {len(recordings)} recordings shows every point in its first two frames",
+            where="fit_residual",
+            expected="at least one from whose start the object can be simulated",
+            fix="cut the recordings so that they begin where every point was seen (Tracks.slice)",
+        )
+    first = started[0]
+    return [
+        t
+        for t in started
+        # Stamps are sums of floats: rates that differ by less than this are one.
+        if t.frame_count == first.frame_count and abs(t.dt_s - first.dt_s) < 1e-6
+    ]
 
 
 def train_members(
@@ -121,9 +162,7 @@ def train_members(
     clips, frames = torch.arange(len(predicted)), torch.arange(predicted.shape[1])
     samples = torch.cartesian_prod(clips, frames)
 
-    def draw(
-        batch: torch.Tensor, generator: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def draw(batch: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
         clip, frame = samples[batch].unbind(1)
         turn = _turns(len(batch), generator)
         x = features[clip[:, None], taps[frame]].unflatten(-1, (-1, 3))
@@ -132,9 +171,10 @@ def train_members(
 
     nets = []
     for k in range(config.members):
-        torch.manual_seed(config.seed + k)
         generator = torch.Generator().manual_seed(config.seed + k)
-        net = ResidualNet(features.shape[-1], len(free), config.width)
+        with torch.random.fork_rng(devices=[]):  # the caller's random numbers go on undisturbed
+            torch.manual_seed(config.seed + k)
+            net = ResidualNet(features.shape[-1], len(free), config.width)
         with progress.stage(f"residual {k + 1}/{config.members}", config.epochs) as tick:
             _train(net, draw, len(samples), config, generator, lambda e, v: tick(e, v * scale_m))
         nets.append(net)
@@ -143,7 +183,7 @@ def train_members(
 
 def _train(
     net: ResidualNet,
-    draw: Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
+    draw: Callable[..., tuple[torch.Tensor, ...]],
     sample_count: int,
     config: ResidualConfig,
     generator: torch.Generator,
@@ -160,7 +200,8 @@ def _train(
     for epoch in range(config.epochs):
         loss_sum = 0.0
         order = torch.randperm(sample_count, generator=generator)[: _BATCHES * _BATCH]
-        for batch in order.chunk(_BATCHES):
+        batches = order.chunk(_BATCHES)
+        for batch in batches:
             x, y, mask = draw(batch, generator)
             loss = ((net(x) - y).abs() * mask).sum() / (3 * mask.sum()).clamp(min=1)
             optimizer.zero_grad()
@@ -168,7 +209,7 @@ def _train(
             optimizer.step()
             schedule.step()
             loss_sum += float(loss.detach())
-        tick(epoch + 1, loss_sum / _BATCHES)
+        tick(epoch + 1, loss_sum / len(batches))
 
 
 # An epoch is a fixed amount of work: neighbouring frames are alike, so not every one is needed.

@@ -41,7 +41,7 @@ _CURVATURE_FLOOR_RAD = 0.03
 _STRETCH_WAVE_M_PER_S = 50.0
 _STRETCH_DAMPING_S = 5e-4
 _LANE_BUDGET = 640
-# A candidate may need so many times the substeps of the prior's mean; stiffer ones blow up.
+# A candidate may need so many times the substeps of the prior's mean; stiffer ones flail and lose.
 _STIFF_CANDIDATE = 3
 
 
@@ -88,7 +88,8 @@ class RopeProblem:
         self._solvers: dict[int, RodSolver] = {}
         self._substeps_at_most: int | None = None
         usual = self._solver(1, self.parameters(self.prior.mean[None]))
-        self._substeps_at_most = _STIFF_CANDIDATE * usual.substeps(segments[0].dt_s)
+        slowest_s = max(s.dt_s for s in segments)
+        self._substeps_at_most = _STIFF_CANDIDATE * usual.substeps(slowest_s)
         self._solvers.clear()
 
     def search_directions(self) -> np.ndarray:

@@ -37,6 +37,7 @@ def search(
     spread: float = 0.5,
     seed: int = 0,
     on_generation: Callable[[int, float], None] | None = None,
+    on_best: Callable[[Candidate], None] | None = None,
 ) -> list[Candidate]:
     """Minimise the cost over a few directions through the start.
 
@@ -52,13 +53,12 @@ def search(
         spread: first standard deviation, in units of the directions.
         seed: of the random numbers.
         on_generation: called with generation and best cost.
+        on_best: called with every candidate that beats all before, ahead of ``on_generation``.
 
     Returns:
         The best candidate of every generation, best first.
     """
-    optimizer = CMA(
-        mean=np.zeros(len(directions)), sigma=spread, population_size=population, seed=seed
-    )
+    optimizer = CMA(np.zeros(len(directions)), spread, population_size=population, seed=seed)
     found: list[Candidate] = []
     for generation in range(generations):
         asked = np.stack([optimizer.ask() for _ in range(population)])
@@ -67,7 +67,10 @@ def search(
         # Ranks decide, so a blown-up candidate only has to be worse than all others.
         optimizer.tell([(z, float(v)) for z, v in zip(asked, np.nan_to_num(values, nan=1e12))])
         winner = int(np.argmin(values))
-        found.append(Candidate(theta[winner].copy(), float(values[winner])))
+        candidate = Candidate(theta[winner].copy(), float(values[winner]))
+        if on_best is not None and all(candidate.cost < earlier.cost for earlier in found):
+            on_best(candidate)
+        found.append(candidate)
         if on_generation is not None:
             on_generation(generation + 1, min(c.cost for c in found))
         if optimizer.should_stop():

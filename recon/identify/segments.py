@@ -50,12 +50,15 @@ def cut_segments(recordings: list[Tracks], segment_s: float | None = None) -> li
         At least one segment.
 
     Raises:
-        DataError: if the recordings do not fit together or none has two whole frames to start from.
+        DataError: if the recordings do not fit together, the length is not positive, or none has
+            two whole frames to start from.
     """
     _check_alike(recordings)
+    if segment_s is not None and not segment_s > 0:
+        raise DataError(f"{segment_s} s", where="segment_s", expected="more than 0, or None")
     segments: list[Segment] = []
     for tracks in recordings:
-        seen = tracks.visible.all(axis=1)
+        seen: np.ndarray = np.asarray(tracks.visible.all(axis=1))
         starts = np.flatnonzero(seen[:-1] & seen[1:])
         length = tracks.frame_count
         if segment_s is not None:
@@ -73,9 +76,9 @@ def cut_segments(recordings: list[Tracks], segment_s: float | None = None) -> li
                 break
     if not segments:
         raise DataError(
-            "no recording has two neighbouring frames in which every point was seen",
+            "no recording has two neighbouring frames in which every point was seen, and one more",
             where=", ".join(t.name for t in recordings[:5]),
-            expected="a start from which the object can be simulated",
+            expected="a start from which the object can be simulated, and something to compare",
             fix="record again with all points in view at the start, or fill in the missing points",
         )
     return segments
@@ -97,6 +100,13 @@ def _check_alike(recordings: list[Tracks]) -> None:
     if not recordings:
         raise DataError("no recordings", where="reconstruct", expected="at least one")
     first = recordings[0]
+    if not len(first.free_index):
+        raise DataError(
+            "every point is driven",
+            where=f"{first.name}: driven_index",
+            expected="at least one point whose motion tells something",
+            fix="name as driven only what the grippers hold",
+        )
     for other in recordings[1:]:
         alike = (
             other.node_count == first.node_count

@@ -14,20 +14,25 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
 
-from physgym.errors import BlowUpError, DataError
-from physgym.sim.contact import GroundPlane
+from physgym.errors import BlowUpError
 from physgym.sim.spring_mass import (
     SpringMassModel,
     SpringMassParameters,
     SpringMassSolver,
     rest_lengths,
 )
-from physgym.sim.timestep import StepLimit, substep_count
-from recon.identify.network_topology import Topology, make_topology, network_springs
+from physgym.sim.timestep import StepLimit, gershgorin_bound, substep_count
+from recon.identify.network_topology import (
+    Topology,
+    level_ground,
+    network_springs,
+    spacing_and_size,
+    triple,
+)
 from recon.identify.problem import Loss, Prior
 from recon.identify.segments import Segment
+from recon.identify.windows import alike, nearest_distance, stacked
 from recon.tracks import Tracks
 
 __all__ = ["GLOBALS", "TOPOLOGY", "SpringNetworkProblem"]
@@ -40,6 +45,8 @@ GLOBALS: dict[str, tuple[float, float, float]] = {
     "log_damping_ratio": (float(np.log(0.05)), 1.5, 2e-2),
     # 1/s; PhysTwin searches 0 to 20 from 3.
     "log_drag": (0.0, 1.2, 2e-2),
+    # Stiffness of a spring goes with this power of its length; the long ones resist bending.
+    "length_exponent": (0.0, 1.0, 2e-2),
 }
 _CONTACT: dict[str, tuple[float, float, float]] = {
     "logit_restitution": (-1.0, 1.0, 2e-2),
@@ -56,6 +63,9 @@ TOPOLOGY: dict[str, tuple[float, float, float]] = {
 _OWN_STRAIN = 0.01
 # A candidate may need so many times the substeps of the prior's mean; stiffer ones count as blown.
 _STIFF_CANDIDATE = 4
+# Radii go in steps of 8 %: finer ones hardly change which springs there are.
+_LOG_STEP = 0.08
+_LANE_BUDGET = 640
 _SAFETY = 0.5  # as the solver's own, so that a twin is simulated as it was fitted
 # Springs shorter than this share of the spacing would set the step and mean nothing.
 _SHORTEST = 0.1
@@ -98,10 +108,10 @@ class SpringNetworkProblem:
         self.free_index = first.free_index
         rest = first.rest_position if first.rest_position is not None else segments[0].position
         self.rest_position = np.asarray(rest, np.float64)
-        self.spacing_m, self.size_m = _spacing_and_size(self.rest_position, first)
+        self.spacing_m, self.size_m = spacing_and_size(self.rest_position, first)
         self.gravity = np.asarray(first.gravity, np.float64)
         strength = float(np.linalg.norm(self.gravity))
-        self.ground = _ground(self.gravity, ground_height_m)
+        self.ground = level_ground(self.gravity, ground_height_m)
         # Strain under its own weight is g L / c^2 at a wave speed c; without weight, the Earth's.
         self._speed2 = (strength or 9.81) * self.size_m / _OWN_STRAIN
         self.loss = Loss(scale_m=8e-3 * self.size_m, knee_m=3e-2 * self.size_m)
@@ -112,7 +122,8 @@ class SpringNetworkProblem:
         self._inverse_mass = inverse
         self._substeps_at_most = 10**9
         usual = self._needed_substeps(self.prior.mean[None], [self.topology_of(self.prior.mean)])
-        self._substeps_at_most = _STIFF_CANDIDATE * int(usual[0])
+        if topology is None:
+            self._substeps_at_most = _STIFF_CANDIDATE * int(usual[0])
 
     @property
     def global_count(self) -> int:
@@ -155,30 +166,29 @@ class SpringNetworkProblem:
         if self.topology is not None:
             return self.topology
         radius, count, driven_radius, driven_count = np.asarray(theta[self.global_count :], float)
-        # Steps of 4 %: finer ones hardly change which springs there are.
         key = (
-            round(radius / 0.04),
+            round(radius / _LOG_STEP),
             max(3, round(math.exp(min(count, 4.6)))),
-            round(driven_radius / 0.04),
+            round(driven_radius / _LOG_STEP),
             max(2, round(math.exp(min(driven_count, 4.6)))),
         )
         if key not in self._made:
             edges = network_springs(
                 self.rest_position,
                 self.driven_index,
-                radius_m=self.spacing_m * math.exp(0.04 * min(key[0], 64)),
+                radius_m=self.spacing_m * math.exp(_LOG_STEP * min(key[0], 32)),
                 neighbours=key[1],
-                driven_radius_m=self.spacing_m * math.exp(0.04 * min(key[2], 64)),
+                driven_radius_m=self.spacing_m * math.exp(_LOG_STEP * min(key[2], 32)),
                 driven_neighbours=key[3],
                 shortest_m=_SHORTEST * self.spacing_m,
             )
-            self._made[key] = make_topology(self.rest_position, edges, self._inverse_mass)
+            self._made[key] = Topology(edges, rest_lengths(self.rest_position, edges))
         return self._made[key]
 
     def scalars(self, theta: torch.Tensor, topologies: list[Topology]) -> dict[str, torch.Tensor]:
         """Physical parameters of candidates; differentiable.
 
-        A network strained by e stores sum(Y L0) e^2 / 2, so Y sum(L0) / mass is its wave speed
+        A network strained by e stores sum(Y L0) e^2 / 2, so sum(Y L0) / mass is its wave speed
         squared whatever its springs; the same holds for dashpots and sum(L0^2).
 
         Args:
@@ -186,20 +196,25 @@ class SpringNetworkProblem:
             topologies: of every candidate.
 
         Returns:
-            ``stiffness_n``, ``dashpot_ns_per_m``, ``drag_per_s``, ``restitution`` and ``friction``,
-            each of shape (Q,).
+            ``stiffness_n`` (of a spring as long as the spacing), ``length_exponent``,
+            ``dashpot_ns_per_m``, ``drag_per_s``, ``restitution`` and ``friction``, shape (Q,).
         """
         column = dict(zip([*GLOBALS, *_CONTACT], theta[:, : self.global_count].unbind(1)))
-        length = torch.tensor([t.rest_length_m.sum() for t in topologies], dtype=theta.dtype)
-        square = torch.tensor([(t.rest_length_m**2).sum() for t in topologies], dtype=theta.dtype)
+        exponent = column["length_exponent"]
+        lengths = [torch.as_tensor(t.rest_length_m) for t in topologies]
+        weighted = torch.stack(
+            [(L * (L / self.spacing_m) ** a).sum() for L, a in zip(lengths, exponent)]
+        )
+        square = torch.stack([L.square().sum() for L in lengths])
         speed2 = self._speed2 * column["log_stiffness"].exp()
-        stiffness = speed2 * self.mass_kg / length
+        stiffness = speed2 * self.mass_kg / weighted
         delay = 2.0 * column["log_damping_ratio"].exp() * self.spacing_m / speed2.sqrt()
         zero = torch.zeros_like(stiffness)
         touching = self.ground is not None
         return {
             "stiffness_n": stiffness,
-            "dashpot_ns_per_m": delay * stiffness * length / square,
+            "length_exponent": exponent,
+            "dashpot_ns_per_m": delay * speed2 * self.mass_kg / square,
             "drag_per_s": column["log_drag"].exp(),
             "restitution": torch.sigmoid(column["logit_restitution"]) if touching else zero,
             "friction": column["log_friction"].exp() if touching else zero,
@@ -218,11 +233,7 @@ class SpringNetworkProblem:
             self.rest_position,
             edges,
             driven_index=self.driven_index,
-            gravity_m_per_s2=(
-                float(self.gravity[0]),
-                float(self.gravity[1]),
-                float(self.gravity[2]),
-            ),
+            gravity_m_per_s2=triple(self.gravity),
             ground=self.ground,
         )
 
@@ -239,20 +250,19 @@ class SpringNetworkProblem:
         Returns:
             Parameters of Q worlds.
         """
+        length = torch.as_tensor(topology.rest_length_m)
+        nodes = len(self.rest_position)
         return SpringMassParameters(
-            log_stiffness=scalars["stiffness_n"].log()[:, None] + log_offset,
-            rest_length_m=torch.as_tensor(topology.rest_length_m)[None],
+            log_stiffness=scalars["stiffness_n"].log()[:, None]
+            + scalars["length_exponent"][:, None] * (length / self.spacing_m).log()
+            + log_offset,
+            rest_length_m=length[None],
             dashpot_ns_per_m=scalars["dashpot_ns_per_m"][:, None],
-            mass_kg=self.node_mass(),
+            mass_kg=torch.full((1, nodes), self.mass_kg / len(self.free_index)),
             drag_per_s=scalars["drag_per_s"],
             restitution=scalars["restitution"],
             friction=scalars["friction"],
         )
-
-    def node_mass(self) -> torch.Tensor:
-        """Mass of every node [kg], shape (1, N)."""
-        nodes = len(self.rest_position)
-        return torch.full((1, nodes), self.mass_kg / len(self.free_index), dtype=torch.float64)
 
     def weights(self, recordings: list[int]) -> float:
         """Independent samples in these segments; see `recon.identify.problem.Loss`."""
@@ -263,74 +273,97 @@ class SpringNetworkProblem:
         self, theta: np.ndarray, recordings: list[int]
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Simulated minus seen positions of the free nodes; see `Problem.residuals`."""
-        for r in recordings:
-            predicted = self.simulate(theta, self.segments[r])
-            target = self.segments[r].target[:: self.stride, self.free_index]
-            chosen = predicted[:, 1 :: self.stride, self.free_index]
-            seen = np.isfinite(target)
-            off = chosen - np.where(seen, target, 0.0)
-            parts, masks = [off.reshape(len(theta), -1)], [seen.reshape(-1)]
-            if self.chamfer:
-                parts.append(np.stack([_nearest(one, target) for one in chosen]))
-                masks.append(seen.all(-1).reshape(-1))
-            yield np.concatenate(parts, axis=1), np.concatenate(masks)
+        most = max(1, _LANE_BUDGET // len(theta))
+        for group in alike([self.segments[r] for r in recordings]):
+            for first in range(0, len(group), most):
+                batch = group[first : first + most]
+                for segment, predicted in zip(batch, self.simulate(theta, batch)):
+                    yield self._compared(predicted, segment)
 
-    def simulate(self, theta: np.ndarray, segment: Segment) -> np.ndarray:
-        """Roll out one segment under every candidate.
+    def _compared(self, predicted: np.ndarray, segment: Segment) -> tuple[np.ndarray, np.ndarray]:
+        """Residuals (Q, F) of one segment, and which were seen."""
+        target = segment.target[:: self.stride, self.free_index]
+        chosen = predicted[:, 1 :: self.stride, self.free_index]
+        seen = np.isfinite(target)
+        off = chosen - np.where(seen, target, 0.0)
+        parts, masks = [off.reshape(len(off), -1)], [seen.reshape(-1)]
+        if self.chamfer:
+            parts.append(np.stack([nearest_distance(one, target) for one in chosen]))
+            masks.append(seen.all(-1).reshape(-1))
+        return np.concatenate(parts, axis=1), np.concatenate(masks)
+
+    def simulate(self, theta: np.ndarray, segments: list[Segment]) -> np.ndarray:
+        """Roll out segments under every candidate.
 
         Args:
             theta: shape (Q, P).
-            segment: what to simulate.
+            segments: R of one length and frame rate.
 
         Returns:
-            [m], shape (Q, T, N, 3); frame 0 is the start. NaN where a world blew up or would need
-            too many substeps.
+            [m], shape (R, Q, T, N, 3); frame 0 is the start. NaN where a world blew up or would
+            need too many substeps.
         """
         theta = np.asarray(theta, np.float64)
         topologies = [self.topology_of(one) for one in theta]
-        substeps = self._needed_substeps(theta, topologies, segment.dt_s)
-        shape = (len(theta), len(segment.driven), *self.rest_position.shape)
+        substeps = self._needed_substeps(theta, topologies, segments[0].dt_s)
+        shape = (len(segments) * len(theta), len(segments[0].driven), *self.rest_position.shape)
         result = np.full(shape, np.nan, np.float32)
-        alive = np.flatnonzero(substeps <= self._substeps_at_most)
+        candidate = np.tile(np.arange(len(theta)), len(segments))
+        alive = np.flatnonzero(substeps[candidate] <= self._substeps_at_most)
         while len(alive):
+            used, inverse = np.unique(candidate[alive], return_inverse=True)
+            back = torch.as_tensor(inverse)
+            edges, given = self._union(theta[used], [topologies[q] for q in used])
+            given = SpringMassParameters(
+                **{
+                    name: value[back] if len(value) == len(used) else value
+                    for name, value in vars(given).items()
+                }
+            )
             try:
                 result[alive] = self._roll(
-                    theta[alive],
-                    [topologies[q] for q in alive],
-                    segment,
-                    int(substeps[alive].max()),
+                    edges,
+                    given,
+                    [segments[w // len(theta)] for w in alive],
+                    int(substeps[used].max()),
                 )
                 break
             except BlowUpError as error:
                 alive = np.delete(alive, error.world)
-        return result
+        return result.reshape(len(segments), len(theta), *shape[1:])
 
-    def _roll(
-        self, theta: np.ndarray, topologies: list[Topology], segment: Segment, substeps: int
-    ) -> np.ndarray:
-        """Candidates side by side on the union of their springs; (Q, T, N, 3)."""
-        worlds, nodes = len(theta), len(self.rest_position)
+    def _union(
+        self, theta: np.ndarray, topologies: list[Topology]
+    ) -> tuple[np.ndarray, SpringMassParameters]:
+        """Springs that any candidate has, and parameters in which each has only its own."""
+        nodes = len(self.rest_position)
         codes = [t.edges[:, 0].astype(np.int64) * nodes + t.edges[:, 1] for t in topologies]
         union = np.unique(np.concatenate(codes))
         edges = np.stack([union // nodes, union % nodes], axis=1)
-        shared = Topology(edges, rest_lengths(self.rest_position, edges), 0.0, 0.0)
+        shared = Topology(edges, rest_lengths(self.rest_position, edges))
         offset = torch.zeros(len(union)) if self.log_offset is None else self.log_offset
         scalars = self.scalars(torch.as_tensor(theta), topologies)
         given = self.parameters(scalars, shared, torch.as_tensor(offset))
         if any(len(code) < len(union) for code in codes):
-            has = torch.as_tensor(np.stack([np.isin(union, code) for code in codes]))
-            given = given.replace(
-                eta=has.double(), dashpot_ns_per_m=given.dashpot_ns_per_m * has.double()
-            )
+            has = torch.as_tensor(np.stack([np.isin(union, code) for code in codes])).float()
+            given = given.replace(eta=has, dashpot_ns_per_m=given.dashpot_ns_per_m * has)
+        return edges, given
+
+    def _roll(
+        self,
+        edges: np.ndarray,
+        given: SpringMassParameters,
+        segments: list[Segment],
+        substeps: int,
+    ) -> np.ndarray:
+        """One world per segment; (B, T, N, 3)."""
         solver = SpringMassSolver(
-            self.model(edges), given, worlds=worlds, device="cpu", substeps=substeps
+            self.model(edges), given, worlds=len(segments), device="cpu", substeps=substeps
         )
-        state = solver.initial_state(
-            torch.as_tensor(segment.position), torch.as_tensor(segment.velocity)
-        )
-        driven = torch.as_tensor(segment.driven)[None].expand(worlds, -1, -1, -1)
+        state = solver.initial_state(stacked(segments, "position"), stacked(segments, "velocity"))
         with torch.no_grad():
-            return np.asarray(solver.rollout(state, driven, segment.dt_s).position)
+            driven = stacked(segments, "driven")
+            return np.asarray(solver.rollout(state, driven, segments[0].dt_s).position)
 
     def _needed_substeps(
         self, theta: np.ndarray, topologies: list[Topology], dt_s: float | None = None
@@ -340,14 +373,18 @@ class SpringNetworkProblem:
             return np.full(len(theta), self._substeps)
         dt_s = self.segments[0].dt_s if dt_s is None else dt_s
         scalars = self.scalars(torch.as_tensor(theta), topologies)
-        highest = 0.0 if self.log_offset is None else float(np.max(self.log_offset))
+        offset = 0.0 if self.log_offset is None else self.log_offset
         counts = []
         for q, topology in enumerate(topologies):
-            omega2 = float(scalars["stiffness_n"][q]) * topology.stiff_eigenvalue
-            omega2 *= math.exp(highest)
-            rate = float(scalars["dashpot_ns_per_m"][q]) * topology.damp_eigenvalue
-            total = math.sqrt(rate**2 + 4.0 * omega2) + rate  # see physgym.sim.timestep
-            limit = StepLimit(4.0 / total, math.sqrt(omega2), rate, 0)
+            length = topology.rest_length_m / self.spacing_m
+            slope = np.exp(offset) * length ** float(scalars["length_exponent"][q])
+            slope *= float(scalars["stiffness_n"][q]) / topology.rest_length_m
+            # Gershgorin's bound costs next to nothing and asks for a tenth more substeps.
+            omega2 = float(gershgorin_bound(topology.edges, slope, self._inverse_mass).max())
+            even = np.full(len(slope), float(scalars["dashpot_ns_per_m"][q]))
+            rate = float(gershgorin_bound(topology.edges, even, self._inverse_mass).max())
+            dt_max_s = 4.0 / (math.sqrt(rate**2 + 4.0 * omega2) + rate)  # as `stable_step`
+            limit = StepLimit(dt_max_s, math.sqrt(omega2), rate, 0)
             counts.append(substep_count(dt_s, limit, safety=_SAFETY))
         return np.array(counts)
 
@@ -360,36 +397,3 @@ def _prior(*, with_ground: bool, with_topology: bool) -> Prior:
         table |= TOPOLOGY
     mean, sigma, step = (np.array(column) for column in zip(*table.values()))
     return Prior(tuple(table), mean, sigma, step)
-
-
-def _spacing_and_size(rest: np.ndarray, tracks: Tracks) -> tuple[float, float]:
-    free = rest[tracks.free_index]
-    if len(free) < 2:
-        raise DataError(
-            f"{len(free)} free point(s) of {len(rest)}",
-            where=f"{tracks.name}: driven_index",
-            expected="at least two points that are not driven",
-            fix="name only the points that a gripper holds",
-        )
-    distance, _ = cKDTree(free).query(free, k=2)
-    return float(np.median(distance[:, 1])), float(np.linalg.norm(np.ptp(rest, axis=0)))
-
-
-def _ground(gravity: np.ndarray, height_m: float | None) -> GroundPlane | None:
-    if height_m is None:
-        return None
-    strength = float(np.linalg.norm(gravity))
-    up = -gravity / strength if strength > 0.0 else np.array([0.0, 0.0, 1.0])
-    return GroundPlane((float(up[0]), float(up[1]), float(up[2])), float(height_m))
-
-
-def _nearest(simulated: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Distance [m] from every seen point to the nearest simulated one; 0 where not seen."""
-    found = np.zeros(seen.shape[:2], np.float32)
-    for frame, (model, points) in enumerate(zip(simulated, seen)):
-        known = np.isfinite(points).all(-1)
-        if not np.isfinite(model).all():
-            found[frame] = np.nan
-        elif known.any():
-            found[frame, known] = cKDTree(model).query(points[known])[0]
-    return found.reshape(-1)

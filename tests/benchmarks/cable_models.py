@@ -84,7 +84,7 @@ def measure(data: Path, name: str) -> dict[str, float]:
     raw = deform_dlo.read_clips(data / f"{name}_eval.npz").positions
     evals = [s for s in evals if len(s.target) == raw.shape[1] - 2]
     problem = RopeProblem(train, cut_segments(train), frame_stride=3)
-    lively = _liveliest(problem, 8)
+    lively = _liveliest(problem, 40.0)
     segments = [problem.segments[r] for r in lively]
     driven, free = train[0].driven_index, train[0].free_index
 
