@@ -27,9 +27,7 @@ class Solver(Protocol):
     driven_index: torch.Tensor
     device: str
 
-    def initial_state(
-        self, position: torch.Tensor, velocity: torch.Tensor | None = None
-    ) -> State:
+    def initial_state(self, position: torch.Tensor, velocity: torch.Tensor | None = None) -> State:
         """A State from observed nodes.
 
         Args:
@@ -41,9 +39,7 @@ class Solver(Protocol):
         """
         ...
 
-    def step(
-        self, state_in: State, state_out: State, driven: torch.Tensor, dt_s: float
-    ) -> None:
+    def step(self, state_in: State, state_out: State, driven: torch.Tensor, dt_s: float) -> None:
         """Advance one frame; driven points move on a straight line to where they must end.
 
         Args:

@@ -1,8 +1,9 @@
-"""Other people's layouts -> Tracks, one file each.
+"""Other people's layouts -> Episode, Tracks, PointClouds or MultiView, one file each.
 
-A new importer is one module with ``matches(path)`` and ``read(path)``, and one line in
-`_IMPORTERS`. The layout is told by the content of a file, never by its name; only the split
-(``NAME_train.npz``, ``NAME_eval.npz``) is in the name.
+A new importer of tracks is one module with ``matches(path)`` and ``read(path)``, and one line in
+`_IMPORTERS`; of episodes, ``convert(source, out)``, and one line in `_CONVERTERS`. The layout is
+told by the content of a file, never by its name; only the split (``NAME_train.npz``,
+``NAME_eval.npz``) is in the name.
 """
 
 from __future__ import annotations
@@ -13,11 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from physgym.errors import DataError
-from recon.importers import deform_dlo, tracks_npz
+from recon.clouds import MultiView, PointClouds
+from recon.importers import (
+    cloth_pcd,
+    deform_dlo,
+    image_folder,
+    phystwin_case,
+    phystwin_final,
+    tracks_npz,
+    views4,
+)
 from recon.npz import read_npz
 from recon.tracks import PhysGymWarning, Tracks
 
-__all__ = ["Importer", "load_recordings"]
+__all__ = ["Importer", "convert_episode", "load_clouds", "load_recordings", "load_views"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,11 @@ class Importer:
 _IMPORTERS = (
     Importer("tracks .npz", tracks_npz.matches, tracks_npz.read),
     Importer("deform_dlo clips", deform_dlo.matches, deform_dlo.read),
+    Importer("PhysTwin final_data", phystwin_final.matches, phystwin_final.read),
+)
+_CONVERTERS: tuple[tuple[str, Callable[[Path], bool], Callable[[Path, str | Path], Path]], ...] = (
+    ("PhysTwin case", phystwin_case.matches, phystwin_case.convert),
+    ("folder of images", image_folder.matches, image_folder.convert),
 )
 _SPLITS = ("train", "eval", "test")
 
@@ -73,6 +88,70 @@ def load_recordings(source: str | Path, split: str | None = None) -> list[Tracks
             "the file belongs to another split", where=str(path), expected=f"a {split} file"
         )
     return importer.read(path)
+
+
+def convert_episode(source: str | Path, out: str | Path) -> Path:
+    """Write a recording in somebody else's layout as an episode.
+
+    Args:
+        source: a raw PhysTwin case, or a folder of images with a cameras file. A rosbag2 folder
+            needs no conversion: `recon.episode.Episode.open` reads it.
+        out: the episode's folder; must not exist.
+
+    Returns:
+        The episode's folder.
+
+    Raises:
+        DataError: if no importer knows the layout, or the recording cannot be used.
+    """
+    path = Path(source).expanduser()
+    for _, matches, convert in _CONVERTERS:
+        if matches(path):
+            return convert(path, out)
+    raise DataError(
+        "no importer knows this layout" if path.exists() else "no such folder",
+        where=str(path),
+        expected="; ".join(name for name, _, _ in _CONVERTERS),
+        fix="write cameras.json beside color/CAMERA/*.png; see recon.importers.image_folder",
+    )
+
+
+def load_clouds(source: str | Path) -> PointClouds:
+    """Read a recording of point clouds.
+
+    Args:
+        source: a trial's ``.npz``.
+
+    Returns:
+        The clouds.
+
+    Raises:
+        DataError: if no importer knows the file, or it cannot be used.
+    """
+    path = Path(source).expanduser()
+    if not cloth_pcd.matches(path):
+        raise DataError(
+            "no clouds", where=str(path), expected="points (M, 3), frame_start (T + 1,)"
+        )
+    return cloth_pcd.read(path)
+
+
+def load_views(source: str | Path) -> MultiView:
+    """Read one instant in several views.
+
+    Args:
+        source: a folder.
+
+    Returns:
+        The views.
+
+    Raises:
+        DataError: if no importer knows the folder, or it cannot be used.
+    """
+    path = Path(source).expanduser()
+    if not views4.matches(path):
+        raise DataError("no views", where=str(path), expected="cameras.json, its images, pcd.ply")
+    return views4.read(path)
 
 
 def _load_folder(folder: Path, split: str | None) -> list[Tracks]:

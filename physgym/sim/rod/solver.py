@@ -39,8 +39,8 @@ class RodSolver:
         worlds: B.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         substeps_per_frame: override of the number that follows from the stability limit.
-        substeps_at_most: cap on that number; worlds that would need more flail or blow up. For searches,
-            where one absurdly stiff candidate must not slow down all others.
+        substeps_at_most: cap on that number; worlds that would need more flail or blow up. For
+            searches, where one absurdly stiff candidate must not slow down all others.
         safety: fraction of the stability limit that is used.
         threads: CPU threads; all cores by default. The result does not depend on it.
     """

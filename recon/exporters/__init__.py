@@ -1,0 +1,1 @@
+"""Episodes in other people's layouts, one file each."""
