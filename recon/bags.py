@@ -207,8 +207,8 @@ class Bag:
 def compress_chunks(bag: Writer) -> None:
     """Compress chunks fast, and let each carry zstd's checksum, so that damage in it is noticed.
 
-    rosbags writes neither that nor MCAP's own CRC; without one, a flipped bit is a wrong pixel. Level
-    1 instead of its 3 costs two thirds of the processor time for some more disk.
+    rosbags writes neither that nor MCAP's own CRC; without one, a flipped bit is a wrong pixel.
+    Level 1 instead of its 3 costs two thirds of the processor time for some more disk.
 
     Args:
         bag: an open MCAP writer with compressed chunks.

@@ -78,7 +78,7 @@ def _check_fits(twin: Twin, tracks: Tracks) -> None:
             expected=f"{twin.node_count} points, driven {list(twin.driven_index)}",
             fix="use a recording of the object that the twin was made from",
         )
-    gravity = twin.parameters.get("gravity_mps2")
+    gravity = twin.parameters.get("gravity_m_per_s2")
     # Twins know gravity to all digits; an axis swapped or a sign lost is off by far more.
     if gravity is not None and not np.allclose(gravity, tracks.gravity, atol=0.05):
         raise DataError(

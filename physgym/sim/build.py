@@ -34,11 +34,11 @@ def build_solver(twin: Twin, *, worlds: int = 1, device: str = "auto", **options
         from physgym.sim.rod import RodModel, RodParameters, RodSolver
 
         values = dict(twin.parameters)
-        gravity = values.pop("gravity_mps2", (0.0, 0.0, -9.81))
+        gravity = values.pop("gravity_m_per_s2", (0.0, 0.0, -9.81))
         model = RodModel(
             node_count=len(twin.rest_position),
             driven_index=tuple(int(i) for i in twin.driven_index),
-            gravity_mps2=(float(gravity[0]), float(gravity[1]), float(gravity[2])),
+            gravity_m_per_s2=(float(gravity[0]), float(gravity[1]), float(gravity[2])),
         )
         parameters = RodParameters.from_mapping(values, where=twin.name)
         return RodSolver(model, parameters, worlds=worlds, device=device, **options)
@@ -60,7 +60,7 @@ def _spring_mass(twin: Twin, worlds: int, device: str, options: dict[str, Any]) 
 
     values = dict(twin.parameters)
     try:
-        gravity = values.pop("gravity_mps2")
+        gravity = values.pop("gravity_m_per_s2")
         edges, length = values.pop("springs"), values.pop("spring_rest_length_m")
         ratio, mass_kg = values.pop("log_stiffness_ratio"), float(values.pop("mass_kg"))
         ground = None
@@ -104,7 +104,7 @@ def _parameter_error(twin: Twin, what: str) -> TwinError:
     return TwinError(
         what,
         where=f"twin {twin.name}: parameters",
-        expected="gravity_mps2, springs, spring_rest_length_m, log_stiffness_ratio, mass_kg, "
+        expected="gravity_m_per_s2, springs, spring_rest_length_m, log_stiffness_ratio, mass_kg, "
         + ", ".join(_NETWORK_SCALARS)
         + " (the last two only with ground_normal and ground_offset_m)",
         fix="reconstruct the twin with this version",

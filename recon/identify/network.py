@@ -298,7 +298,7 @@ def _make_twin(job: _Job, name: str) -> Twin:
         "spring_rest_length_m": topology.rest_length_m,
         "log_stiffness_ratio": shape * np.log(topology.rest_length_m / problem.spacing_m) + offset,
         "mass_kg": np.array(problem.mass_kg),
-        "gravity_mps2": problem.gravity,
+        "gravity_m_per_s2": problem.gravity,
     }
     if problem.ground is None:
         del parameters["restitution"], parameters["friction"]

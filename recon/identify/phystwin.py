@@ -236,7 +236,7 @@ def _liveliest(problem: RopeProblem, seconds: float) -> list[int]:
 def _make_twin(job: _Job, recordings: list[Tracks], name: str) -> Twin:
     problem = job.problem
     parameters = problem.parameters(job.theta).to_mapping()
-    parameters["gravity_mps2"] = np.asarray(problem.model.gravity_mps2)
+    parameters["gravity_m_per_s2"] = np.asarray(problem.model.gravity_m_per_s2)
     uncertainty = {}
     if job.fit is not None and np.array_equal(job.fit.theta, job.theta):
         uncertainty = parameter_sigma(problem, job.fit)

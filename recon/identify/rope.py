@@ -72,7 +72,7 @@ class RopeProblem:
         self.model = RodModel(
             node_count=first.node_count,
             driven_index=tuple(int(i) for i in first.driven_index),
-            gravity_mps2=(
+            gravity_m_per_s2=(
                 float(first.gravity[0]),
                 float(first.gravity[1]),
                 float(first.gravity[2]),

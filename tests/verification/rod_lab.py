@@ -70,7 +70,7 @@ class Lab:
     ) -> None:
         self.held = held
         self.solver = RodSolver(
-            RodModel(len(x), held, gravity_mps2=gravity),
+            RodModel(len(x), held, gravity_m_per_s2=gravity),
             parameters,
             device="cpu",
             substeps_per_frame=substeps,

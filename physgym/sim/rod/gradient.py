@@ -326,7 +326,7 @@ def _frames(
     adjoint: bool = False,
 ) -> None:
     time = (plan.substeps, plan.dt_s / plan.substeps)
-    gravity = plan.model.gravity_mps2
+    gravity = plan.model.gravity_m_per_s2
     launch_frames(worlds, frames, time, gravity, arrays, plan.device, adjoint=adjoint)
 
 

@@ -166,12 +166,12 @@ class RodModel:
         node_count: N, at least 3.
         driven_index: driven nodes, shape (K,). Two neighbours at an end are a clamp: they give
             that end's position and direction.
-        gravity_mps2: shape (3,).
+        gravity_m_per_s2: shape (3,).
     """
 
     node_count: int
     driven_index: tuple[int, ...]
-    gravity_mps2: tuple[float, float, float] = field(default=(0.0, 0.0, -9.81))
+    gravity_m_per_s2: tuple[float, float, float] = field(default=(0.0, 0.0, -9.81))
 
     def __post_init__(self) -> None:
         from physgym.sim.rod.native import MAX_NODES

@@ -158,7 +158,7 @@ def _launch(plan: Plan, given: list[Any], made: list[Any], *, adjoint: bool) -> 
             inputs=[
                 first, model.node_count, *map(int, model.clamped), *given, *made, scratch,
                 wp.array(slot, dtype=int, device="cpu"), len(model.driven_index), plan.frames,
-                plan.substeps, plan.dt_s / plan.substeps, *model.gravity_mps2, int(adjoint),
+                plan.substeps, plan.dt_s / plan.substeps, *model.gravity_m_per_s2, int(adjoint),
             ],
             device="cpu",
         )  # fmt: skip

@@ -267,7 +267,7 @@ def launch_frames(
     worlds: tuple[int, int],
     frames: tuple[int, int],
     time: tuple[int, float],
-    gravity_mps2: Sequence[float],
+    gravity_m_per_s2: Sequence[float],
     arrays: Sequence[Any],
     device: str,
     *,
@@ -279,12 +279,12 @@ def launch_frames(
         worlds: the first one and how many.
         frames: the first one and how many.
         time: substeps per frame, substep [s].
-        gravity_mps2: shape (3,).
+        gravity_m_per_s2: shape (3,).
         arrays: rod, driven, saved, motion, work.
         device: Warp name of the device.
         adjoint: gather adjoints into the gradients of the arrays.
     """
-    inputs = [worlds[0], *frames, *time, wp.vec3(*gravity_mps2), *arrays]
+    inputs = [worlds[0], *frames, *time, wp.vec3(*gravity_m_per_s2), *arrays]
     wp.launch(
         kernels.rod_frames_kernel,
         dim=worlds[1],
@@ -343,7 +343,7 @@ def plain_rollout(
             (first, size),
             (0, frames),
             (substeps, dt_s / substeps),
-            model.gravity_mps2,
+            model.gravity_m_per_s2,
             [rod, path, kept, *scratch],
             device,
         )

@@ -339,7 +339,7 @@ def native_rollout(
             inputs=[
                 begin, model.node_count, first, last, *state, *constant, index,
                 len(model.driven_index), path, frames, substeps, dt_s / substeps,
-                *model.gravity_mps2, out,
+                *model.gravity_m_per_s2, out,
             ],
             device="cpu",
         )  # fmt: skip

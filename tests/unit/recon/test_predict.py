@@ -18,7 +18,7 @@ from recon.tracks import Tracks
 @pytest.fixture(scope="module")
 def twin() -> Twin:
     """The rope that `own_recording` was made with, without any fit."""
-    parameters = {**true_parameters().to_mapping(), "gravity_mps2": np.array([0.0, 0.0, -9.81])}
+    parameters = {**true_parameters().to_mapping(), "gravity_m_per_s2": np.array([0.0, 0.0, -9.81])}
     return Twin(
         name="truth", kind="rope", dynamics="rod", method="given",
         rest_position=own_recording().position[0], driven_index=DRIVEN, parameters=parameters,

@@ -398,7 +398,7 @@ def test_damaged_parameters_are_named(change):
         "dashpot_ns_per_m": np.array(0.0),
         "drag_per_s": np.array(0.0),
         "mass_kg": np.array(0.01),
-        "gravity_mps2": np.array([0.0, 0.0, -9.81]),
+        "gravity_m_per_s2": np.array([0.0, 0.0, -9.81]),
     }
     twin = Twin("t", "sheet", "spring_mass", "phystwin", rest, np.array([0]), parameters)
     assert build_solver(twin).node_count == 9

@@ -73,7 +73,7 @@ def reference_rollout(
     damp = p["bending_damping_s"][:, None, None] / h
     ratio = p["friction_ratio"][:, None, None]
     slip = p["friction_yield_rad"][:, None, None]
-    gravity = torch.tensor(model.gravity_mps2, dtype=x.dtype)
+    gravity = torch.tensor(model.gravity_m_per_s2, dtype=x.dtype)
     index = list(model.driven_index)
     free = [i for i in range(nodes) if i not in index]
     holds_first, holds_last = model.clamped

@@ -152,7 +152,7 @@ def test_step_limit_is_where_the_rod_blows_up(nodes: int) -> None:
         drag_quadratic_per_m=np.array(0.0),
         end_roll_rad=np.array(0.0),
     )
-    model = RodModel(nodes, (), gravity_mps2=(0.0, 0.0, 0.0))
+    model = RodModel(nodes, (), gravity_m_per_s2=(0.0, 0.0, 0.0))
     limit = rod_step_limit(model, straight.broadcast(1, nodes)).dt_s
     x = torch.zeros(nodes, 3)
     x[:, 0] = torch.linspace(0.0, 1.0, nodes)

@@ -263,7 +263,7 @@ def _held_section(held: list[Held], scores: Mapping[str, float]) -> Section:
 def _parameter_section(outcome: Outcome) -> Section:
     rows = []
     for name, value in sorted(outcome.twin.parameters.items()):
-        if name.startswith("clamp_") or name == "gravity_mps2":
+        if name.startswith("clamp_") or name == "gravity_m_per_s2":
             continue  # frames of reference, not properties of the cable
         sigma = outcome.twin.uncertainty.get(name)
         spread = "not given" if sigma is None else _number(np.asarray(sigma), mean=True)
