@@ -28,7 +28,7 @@ class ResidualConfig:
 
     Attributes:
         members: networks that are averaged.
-        epochs: passes over all recordings.
+        epochs: rounds of 30 batches of 512 frames drawn at random.
         width: hidden units.
         learning_rate: at the top of the cosine schedule.
         weight_decay: of AdamW.

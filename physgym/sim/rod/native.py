@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import warp as wp
 
-__all__ = ["LANES", "MAX_DRIVEN", "MAX_NODES", "MEMORY", "SCALARS", "rod_rollout_kernel"]
+__all__ = ["LANES", "MAX_NODES", "MEMORY", "SCALARS", "rod_rollout_kernel"]
 
 LANES = 16
 MAX_NODES = 256
-MAX_DRIVEN = 256
 # Per node: both turning angles after the last turn of the directors, both of the friction slider,
 # and what the last turn of the directors added to the turning angles.
 MEMORY = 6

@@ -67,9 +67,8 @@ class RodSolver:
         self._safety = safety
         self._threads = threads or os.cpu_count() or 1
         if self.device == "cpu":
-            wp.load_module(
-                native, device="cpu"
-            )  # before threads launch: loading is not thread-safe
+            # Before threads launch: loading is not thread-safe.
+            wp.load_module(native, device="cpu")
         self.set_parameters(parameters)
 
     def set_parameters(self, parameters: RodParameters) -> None:
