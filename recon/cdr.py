@@ -40,7 +40,11 @@ class CdrError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class ImageMsg:
-    """``sensor_msgs/Image``: pixels are a view of the message's bytes, not yet arranged."""
+    """``sensor_msgs/Image``: pixels are a view of the message's bytes, not yet arranged.
+
+    ``size`` is how many bytes of pixels there should be; ``data`` is shorter only when no more than
+    the beginning of the message was given.
+    """
 
     stamp_ns: int
     frame_id: str
@@ -49,22 +53,27 @@ class ImageMsg:
     encoding: str
     big_endian: bool
     step: int
+    size: int
     data: memoryview
 
 
 @dataclass(frozen=True, eq=False)
 class CompressedMsg:
-    """``sensor_msgs/CompressedImage``."""
+    """``sensor_msgs/CompressedImage``; ``size`` and ``data`` as in `ImageMsg`."""
 
     stamp_ns: int
     frame_id: str
     format: str
+    size: int
     data: memoryview
 
 
 @dataclass(frozen=True, eq=False)
 class CameraInfoMsg:
-    """``sensor_msgs/CameraInfo``: size, model, distortion and K [pixels]."""
+    """``sensor_msgs/CameraInfo``: size, model, distortion and K [pixels].
+
+    ``P`` projects into the rectified image, shape (3, 4).
+    """
 
     stamp_ns: int
     frame_id: str
@@ -73,6 +82,7 @@ class CameraInfoMsg:
     distortion_model: str
     distortion: np.ndarray
     K: np.ndarray
+    P: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +143,15 @@ class _Cursor:
         self.at += count
         return part
 
+    def blob(self, whole: int | None) -> tuple[int, memoryview]:
+        """A sequence of bytes and its length, cut off where only ``whole`` bytes were promised."""
+        count = self.number("I")
+        if whole is None or whole == len(self.raw):
+            return count, self.bytes(count)
+        if self.at + count > whole:
+            raise CdrError(f"ends at byte {whole}, {count} more were announced")
+        return count, self.raw[self.at : self.at + count]
+
     def text(self) -> str:
         return bytes(self.bytes(self.number("I"))).rstrip(b"\0").decode("utf-8", "replace")
 
@@ -166,11 +185,12 @@ def read_stamp_ns(raw: bytes | memoryview) -> int:
     return _Cursor(raw).stamp_ns()
 
 
-def read_image(raw: bytes | memoryview) -> ImageMsg:
+def read_image(raw: bytes | memoryview, whole: int | None = None) -> ImageMsg:
     """A ``sensor_msgs/Image``; nothing is copied.
 
     Args:
         raw: the serialized message.
+        whole: its size [bytes], when ``raw`` is only its beginning.
 
     Returns:
         The image.
@@ -182,15 +202,15 @@ def read_image(raw: bytes | memoryview) -> ImageMsg:
     stamp, frame = cursor.stamp_ns(), cursor.text()
     height, width, encoding = cursor.number("I"), cursor.number("I"), cursor.text()
     big, step = cursor.number("B") != 0, cursor.number("I")
-    data = cursor.bytes(cursor.number("I"))
-    return ImageMsg(stamp, frame, height, width, encoding, big, step, data)
+    return ImageMsg(stamp, frame, height, width, encoding, big, step, *cursor.blob(whole))
 
 
-def read_compressed(raw: bytes | memoryview) -> CompressedMsg:
+def read_compressed(raw: bytes | memoryview, whole: int | None = None) -> CompressedMsg:
     """A ``sensor_msgs/CompressedImage``.
 
     Args:
         raw: the serialized message.
+        whole: its size [bytes], when ``raw`` is only its beginning.
 
     Returns:
         The compressed image.
@@ -200,11 +220,11 @@ def read_compressed(raw: bytes | memoryview) -> CompressedMsg:
     """
     cursor = _Cursor(raw)
     stamp, frame, kind = cursor.stamp_ns(), cursor.text(), cursor.text()
-    return CompressedMsg(stamp, frame, kind, cursor.bytes(cursor.number("I")))
+    return CompressedMsg(stamp, frame, kind, *cursor.blob(whole))
 
 
 def read_camera_info(raw: bytes | memoryview) -> CameraInfoMsg:
-    """A ``sensor_msgs/CameraInfo`` up to its K.
+    """A ``sensor_msgs/CameraInfo`` up to its P.
 
     Args:
         raw: the serialized message.
@@ -219,8 +239,9 @@ def read_camera_info(raw: bytes | memoryview) -> CameraInfoMsg:
     stamp, frame = cursor.stamp_ns(), cursor.text()
     height, width, model = cursor.number("I"), cursor.number("I"), cursor.text()
     distortion = cursor.doubles(cursor.count())
-    matrix = cursor.doubles(9).reshape(3, 3)
-    return CameraInfoMsg(stamp, frame, height, width, model, distortion, matrix)
+    K, _ = cursor.doubles(9).reshape(3, 3), cursor.doubles(9)
+    P = cursor.doubles(12).reshape(3, 4)
+    return CameraInfoMsg(stamp, frame, height, width, model, distortion, K, P)
 
 
 def read_pose(raw: bytes | memoryview) -> PoseMsg:

@@ -1,9 +1,9 @@
 """Episode: one recording of calibrated RGB-D cameras and of what moved the object.
 
 On disk it is a rosbag2 folder: PhysGym's own (`recon.episode_write`), or one that realsense-ros and
-``ros2 bag record`` made, MCAP or sqlite, compressed or not, whole or damaged. Opening looks at
-every message once for its stamp and size; pixels are decoded when they are asked for. All times are
-seconds since the first camera image (`Episode.start_s` on the recording's own clock).
+``ros2 bag record`` made, MCAP or sqlite, compressed or not, whole or damaged. Opening looks at the
+beginning of every message once, for its stamp and size; pixels are decoded when they are asked for.
+All times are seconds since the first camera image (`Episode.start_s` on the recording's own clock).
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ class Episode:
         topics: Mapping[str, CameraTopics] | None = None,
         world_frame: str = "world",
         allow_uncalibrated: bool = False,
+        verify: bool = False,
     ) -> Episode:
         """Open a recording.
 
@@ -86,6 +87,8 @@ class Episode:
             world_frame: the frame that extrinsics refer to. When ``/tf_static`` does not know it,
                 the root of the cameras' common tree is used, and a warning says so.
             allow_uncalibrated: take the identity for extrinsics that are unknown, and warn.
+            verify: check MCAP chunks that are not compressed, too, and leave out damaged ones;
+                without this, that is found when their frames are read.
 
         Returns:
             The episode.
@@ -100,15 +103,12 @@ class Episode:
             topics=topics,
             world_frame=world_frame,
             allow_uncalibrated=allow_uncalibrated,
-            serials=dict(sidecar.get("serials", {})),
+            verify=verify,
+            serials=sidecar.get("serials", {}),
         )
         bag = Bag(folder)
         try:
-            try:
-                scan = episode_scan.scan(bag, options)
-            except BagDamagedError as error:
-                bag.salvage(error.what)
-                scan = episode_scan.scan(bag, options)
+            scan = _scanned(bag, options)
             episode = cls(bag, scan, sidecar)
         except BaseException:
             bag.close()
@@ -295,8 +295,12 @@ class Episode:
 
         Returns:
             Shape (H, W), bool, or None when there is none for that frame.
+
+        Raises:
+            DataError: if there is no such camera or frame.
         """
-        stamp = int(self._frames.stamps_ns(camera)[number])
+        row, _ = span_of_one(number, self.frame_count(camera), f"{self.name}: {camera}")
+        stamp = int(self._frames.stamps_ns(camera)[row])
         path = self.path / "masks" / camera / label / f"{stamp}.png"
         if not path.is_file():
             return None
@@ -311,3 +315,12 @@ class Episode:
     @property
     def _motion(self) -> RecordedMotion:
         return self._scan.motion
+
+
+def _scanned(bag: Bag, options: episode_scan.Options) -> episode_scan.Scan:
+    for _ in bag.files:  # each of them may be damaged
+        try:
+            return episode_scan.scan(bag, options)
+        except BagDamagedError as error:
+            bag.salvage(error.what)
+    return episode_scan.scan(bag, options)

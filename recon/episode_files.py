@@ -39,6 +39,7 @@ def bag_folder(path: Path) -> Path:
     Raises:
         DataError: if only an unfinished recording of that name is there.
     """
+    path = path.absolute()  # "." has no name
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
     if not path.exists() and partial.exists():
         raise DataError(
@@ -84,7 +85,15 @@ def read_sidecar(folder: Path) -> dict[str, Any]:
             expected=str(FORMAT_VERSION),
             fix="use the PhysGym that wrote it",
         )
-    return content
+    # People edit it: what is of another kind is as good as not there.
+    plain = {key: part for key, part in content.items() if _fits(key, part)}
+    plain["serials"] = {str(k): str(v) for k, v in plain.get("serials", {}).items() if v}
+    return plain
+
+
+def _fits(key: str, value: Any) -> bool:
+    kinds = {"serials": dict, "metadata": dict, "name": str}
+    return isinstance(value, kinds.get(key, object))
 
 
 def write_sidecar(folder: Path, content: Mapping[str, Any]) -> None:

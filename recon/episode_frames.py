@@ -125,7 +125,9 @@ class FrameStore:
         self._bag, self._scan = bag, scan
         self._pairs = {camera: self._paired(camera) for camera in scan.cameras}
         first = [int(pair[0].stamp_ns[pair[1][0]]) for pair in self._pairs.values() if len(pair[1])]
-        self.start_ns = min(first) if first else scan.motion.first_ns
+        # Without one pair, the first colour image: motion needs a time 0 all the same.
+        first = first or [int(pair[0].stamp_ns[0]) for pair in self._pairs.values()]
+        self.start_ns = min(first)
         self._stamps = {
             camera: (pair[0].stamp_ns[pair[1]] - self.start_ns) / _NS
             for camera, pair in self._pairs.items()
@@ -217,21 +219,28 @@ class FrameStore:
                 stamp = float(self._stamps[camera][number])
                 where = f"{self.name}: {camera}, frame {number}"
                 depth_raw = raw.get((camera, True))
-                rgb = self._decoded(self._scan.topics[camera].color, raw[camera, False], where)
+                rgb = self._decoded(camera, raw[camera, False], where)
                 depth_m = None
                 if depth_raw is not None:
-                    topic = self._scan.topics[camera].depth
-                    depth_m = self._decoded(topic, depth_raw, where, depth=True)
+                    depth_m = self._decoded(camera, depth_raw, where, depth=True)
                 frames[camera] = Frame(stamp, rgb, depth_m)
             yield frames
 
-    def _decoded(self, topic: str, raw: bytes, where: str, *, depth: bool = False) -> np.ndarray:
-        if self._bag.topics[topic] == COMPRESSED:
-            packed = read_compressed(raw)
-            unpack = images.compressed_depth if depth else images.compressed_color
-            return unpack(packed, where)
-        message = read_image(raw)
-        return images.depth_image(message) if depth else images.color_image(message)
+    def _decoded(self, camera: str, raw: bytes, where: str, *, depth: bool = False) -> np.ndarray:
+        topics, own = self._scan.topics[camera], self._scan.cameras[camera]
+        if self._bag.topics[topics.depth if depth else topics.color] != COMPRESSED:
+            message = read_image(raw)
+            return images.depth_image(message) if depth else images.color_image(message)
+        unpack = images.compressed_depth if depth else images.compressed_color
+        pixels = unpack(read_compressed(raw), where)
+        if pixels.shape[:2] != (own.height, own.width):  # raw images were looked at when opening
+            raise DataError(
+                f"a compressed image of shape {pixels.shape}",
+                where=where,
+                expected=f"{(own.height, own.width)}, as CameraInfo says",
+                fix="record CameraInfo at the size of the images",
+            )
+        return pixels
 
     def _pair(self, camera: str) -> _Pair:
         if camera not in self._pairs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,17 +15,31 @@ from recon.episode_messages import CAMERA_INFO, COMPRESSED, IMAGE
 
 __all__ = [
     "CameraTopics",
+    "ClockRuns",
     "StampIndex",
     "StaticFrames",
     "discover_cameras",
+    "is_pose",
     "match_stamps",
     "no_cameras",
+    "unaligned_depth",
 ]
 
 _COLOR, _DEPTH = "/color/", "/aligned_depth_to_color/"
 # Plain before compressed: it is exact, and there is no need to decode.
 _COLOR_ENDS = ("image_raw", "image_rect_raw", "image_raw/compressed", "image_rect_raw/compressed")
-_DEPTH_ENDS = ("image_raw", "image_raw/compressedDepth")
+_DEPTH_ENDS = ("image_raw", "image_raw/compressedDepth", "image_raw/compressed")
+_UNALIGNED_ENDS = tuple(
+    f"/depth/{kind}{end}"
+    for kind in ("image_rect_raw", "image_raw")
+    for end in ("", "/compressedDepth", "/compressed")
+)
+_NS = 1_000_000_000
+_SAME_TRANSFORM = 1e-6  # m, and of a rotation's entries: what is left of float32 and of text
+_SHORTEST_QUAT = 1e-6
+_RESET_NS = _NS  # a stamp that is earlier by more is another clock, not another order
+_MOST_RESETS = 0.1  # of all images; where more go back, the order of recording is what is mixed
+_LONGEST_GAP_NS = 60 * _NS  # frames are counted as missing; over a longer gap, the gap is told
 
 
 @dataclass(frozen=True)
@@ -77,9 +91,7 @@ class StampIndex:
             The index.
         """
         header, log = np.array(headers, np.int64), np.array(logs, np.int64)
-        stamp = header
-        if len(header) > 1 and not header.any():
-            stamp = log  # nobody filled in the header
+        stamp = header if header.any() else log  # nobody filled in the header
         order = np.argsort(stamp, kind="stable")
         stamp, log, header = stamp[order], log[order], header[order]
         fresh = np.ones(len(stamp), bool)
@@ -93,7 +105,65 @@ class StampIndex:
         if len(step) < 2:
             return 0
         usual = float(np.median(step))
-        return int((np.round(step / usual) - 1).clip(min=0).sum())
+        short = step[step <= _LONGEST_GAP_NS]
+        return int((np.round(short / usual) - 1).clip(min=0).sum())
+
+    @property
+    def longest_gap_s(self) -> float:
+        """The longest gap between stamps that is too long to count frames in [s]; else 0."""
+        step = np.diff(self.stamp_ns)
+        longest = int(step.max()) if len(step) > 1 else 0
+        return longest / _NS if longest > _LONGEST_GAP_NS else 0.0
+
+
+class ClockRuns:
+    """Stretches of a recording between which the clock of the stamps was set back.
+
+    A simulator that starts again, or a computer whose clock is corrected, gives new images old
+    stamps; sorted, two runs would be mixed. The run with the most images is the recording.
+    """
+
+    def __init__(self, images: Mapping[str, tuple[Sequence[int], Sequence[int]]]) -> None:
+        """Find the runs.
+
+        Args:
+            images: stamps of the headers and times of recording [ns], by topic.
+        """
+        own = {topic: self._split(*times) for topic, times in images.items()}
+        # A reset hits every topic, but one that began late has not seen the first.
+        self._resets_ns = max((resets for resets, _ in own.values()), key=len, default=[])
+        self._run: dict[str, np.ndarray] = {}
+        counts = np.zeros(len(self._resets_ns) + 1, np.int64)
+        for topic, (_, part) in own.items():
+            log = np.array(images[topic][1], np.int64)
+            run = np.zeros(len(log), np.int64)
+            for number in range(int(part.max(initial=-1)) + 1):
+                # By the middle, because topics do not see the reset at exactly one time.
+                run[part == number] = self.run_of(int(np.median(log[part == number])))
+            self._run[topic] = run
+            counts += np.bincount(run, minlength=len(counts))
+        self.longest = int(np.argmax(counts))
+
+    def run_of(self, log_ns: int) -> int:
+        """Number of the run that a time of recording [ns] lies in."""
+        return int(np.searchsorted(np.array(self._resets_ns, np.int64), log_ns, side="right"))
+
+    def kept(self, topic: str) -> np.ndarray:
+        """Which images of a topic belong to the longest run, shape (T,), bool."""
+        return self._run[topic] == self.longest
+
+    @staticmethod
+    def _split(headers: Sequence[int], logs: Sequence[int]) -> tuple[list[int], np.ndarray]:
+        """Times of recording of the resets [ns], and the number of each image's stretch."""
+        header, log = np.array(headers, np.int64), np.array(logs, np.int64)
+        order = np.argsort(log, kind="stable")
+        back = np.zeros(len(log), bool)
+        back[1:] = np.diff(header[order]) < -_RESET_NS
+        if len(back) and back.mean() > _MOST_RESETS:
+            back[:] = False
+        part = np.zeros(len(log), np.int64)
+        part[order] = np.cumsum(back)
+        return log[order][back].tolist(), part
 
 
 def discover_cameras(topics: Mapping[str, str]) -> dict[str, CameraTopics]:
@@ -117,6 +187,21 @@ def discover_cameras(topics: Mapping[str, str]) -> dict[str, CameraTopics]:
         found[root] = CameraTopics(color, info, depth)
     names = _short_names(list(found))
     return {names[root]: part for root, part in found.items()}
+
+
+def unaligned_depth(color: str, topics: Mapping[str, str]) -> str:
+    """A depth topic beside a colour topic whose pixels are not those of the colour image.
+
+    Args:
+        color: the colour topic.
+        topics: type by topic.
+
+    Returns:
+        The topic; empty when there is none.
+    """
+    root, part, _ = color.rpartition(_COLOR)
+    candidates = [root + end for end in _UNALIGNED_ENDS] if part else []
+    return next((topic for topic in candidates if topic in topics), "")
 
 
 def match_stamps(
@@ -149,15 +234,26 @@ def match_stamps(
 
 
 class StaticFrames:
-    """The tree of ``/tf_static``."""
+    """The tree of ``/tf_static``; of a transform that was published twice, the last counts.
+
+    Attributes:
+        losses: sentences on transforms that are none, or that changed.
+    """
 
     def __init__(self, transforms: Sequence[TransformMsg] = ()) -> None:
         self._edges: dict[str, dict[str, np.ndarray]] = {}
         self._children: set[str] = set()
+        self.losses: list[str] = []
         for message in transforms:
             parent, child = message.frame_id.lstrip("/"), message.child_frame_id.lstrip("/")
+            if not is_pose(message.position, message.quat_xyzw) or parent == child:
+                self._say(f"/tf_static: {parent!r} to {child!r} is no transform, left out")
+                continue
             rotation = matrix_from_quat_xyzw(message.quat_xyzw)
             T = T_from_parts(rotation, message.position)
+            before = self._edges.get(parent, {}).get(child)
+            if before is not None and not np.allclose(T, before, atol=_SAME_TRANSFORM):
+                self._say(f"/tf_static: {parent!r} to {child!r} changes, the last one counts")
             self._edges.setdefault(parent, {})[child] = T
             self._edges.setdefault(child, {})[parent] = inverse_T(T)
             self._children.add(child)
@@ -185,6 +281,10 @@ class StaticFrames:
         """
         return self._reach(target.lstrip("/")).get(source.lstrip("/"))
 
+    def _say(self, text: str) -> None:
+        if text not in self.losses:
+            self.losses.append(text)
+
     def _reach(self, start: str) -> dict[str, np.ndarray]:
         reached, queue = {start: np.eye(4)}, deque([start])
         while queue:
@@ -196,17 +296,36 @@ class StaticFrames:
         return reached
 
 
-def no_cameras(topics: Mapping[str, str], where: str) -> DataError:
+def is_pose(position: np.ndarray, quat_xyzw: np.ndarray) -> bool:
+    """Whether numbers are a place and a direction.
+
+    Args:
+        position: shape (3,).
+        quat_xyzw: shape (4,).
+
+    Returns:
+        False for NaN, infinity, and the zeros of a quaternion that nobody filled in.
+    """
+    finite = np.isfinite(position).all() and np.isfinite(quat_xyzw).all()
+    return bool(finite and np.linalg.norm(quat_xyzw) > _SHORTEST_QUAT)
+
+
+def no_cameras(topics: Mapping[str, str], where: str, empty: Collection[str] = ()) -> DataError:
     """The error for a recording without colour images.
 
     Args:
         topics: type by topic.
         where: the recording.
+        empty: topics without messages.
 
     Returns:
         The error, to raise.
     """
-    images = sorted(topic for topic, kind in topics.items() if kind in (IMAGE, COMPRESSED))
+    images = sorted(
+        f"{topic} (no messages)" if topic in empty else topic
+        for topic, kind in topics.items()
+        if kind in (IMAGE, COMPRESSED)
+    )
     return DataError(
         f"no camera; image topics: {', '.join(images) or 'none'}",
         where=where,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -92,25 +93,59 @@ class RecordedMotion:
     Attributes:
         frames: static transforms.
         world: the world's frame.
-        poses: by topic.
+        poses: log time [ns] and message, by topic.
         bools: log time [ns] and value, by topic.
-        joint_messages: all of ``/joint_states``.
+        joint_messages: log time [ns] and message, all of ``/joint_states``.
         clock_offset_ns: stamp minus log time of the images [ns], where two clocks are in play.
     """
 
     frames: StaticFrames = field(default_factory=StaticFrames)
     world: str = "world"
-    poses: dict[str, list[PoseMsg]] = field(default_factory=dict)
+    poses: dict[str, list[tuple[int, PoseMsg]]] = field(default_factory=dict)
     bools: dict[str, list[tuple[int, bool]]] = field(default_factory=dict)
-    joint_messages: list[JointMsg] = field(default_factory=list)
+    joint_messages: list[tuple[int, JointMsg]] = field(default_factory=list)
     clock_offset_ns: int = 0
 
     @property
-    def first_ns(self) -> int:
-        """The earliest stamp [ns]; 0 when there is none."""
-        stamps = [m.stamp_ns for found in self.poses.values() for m in found]
-        stamps += [message.stamp_ns for message in self.joint_messages]
-        return min(stamps, default=0)
+    def pose_frames(self) -> set[str]:
+        """Frames that poses are given in."""
+        return {message.frame_id for found in self.poses.values() for _, message in found}
+
+    def add(self, log_ns: int, topic: str, message: PoseMsg | JointMsg | bool) -> None:
+        """Take a message.
+
+        Args:
+            log_ns: when it was recorded [ns].
+            topic: its topic.
+            message: what it says.
+        """
+        if isinstance(message, PoseMsg):
+            self.poses.setdefault(topic, []).append((log_ns, message))
+        elif isinstance(message, JointMsg):
+            self.joint_messages.append((log_ns, message))
+        else:
+            self.bools.setdefault(topic, []).append((log_ns, message))
+
+    def doubled(self) -> list[str]:
+        """Sentences on topics that differ from another one by their namespace only."""
+        found = []
+        for by_topic in (self.poses, self.bools):
+            used: dict[str, str] = {}
+            for topic in by_topic:
+                end = "/".join(topic.rsplit("/", 2)[1:])
+                taken = _name(by_topic, f"/{end}")
+                if used.setdefault(end, taken) != topic:
+                    found.append(f"{topic}: left out, {taken} has the same name")
+        return found
+
+    def knows(self, frame: str) -> bool:
+        """Whether a frame is connected to the world.
+
+        Args:
+            frame: its name; none is the world.
+        """
+        own = frame.lstrip("/") in ("", self.world)
+        return own or self.frames.transform(self.world, frame) is not None
 
     def set_clock(self, stamp_ns: np.ndarray, log_ns: np.ndarray) -> None:
         """Note how far the images' stamps are from the recorder's clock.
@@ -147,17 +182,17 @@ class RecordedMotion:
         Raises:
             DataError: if there are none, or their frame is not connected to the world.
         """
-        messages = _find(self.poses, topic)
+        messages = self.poses.get(_name(self.poses, topic), [])
         if not messages:
             raise DataError("not recorded", where=topic, expected=f"one of {sorted(self.poses)}")
-        stamps = np.array([message.stamp_ns for message in messages])
-        if len(stamps) > 1 and not stamps.any():
-            raise DataError("stamps are 0", where=topic, expected="stamps on the cameras' clock")
+        stamps = self._stamps_ns(messages)
         _, rows = np.unique(stamps, return_index=True)
         position, quat = [], []
-        transforms = {m.frame_id: self._to_world(m.frame_id, topic) for m in messages}
+        frames = {message.frame_id for _, message in messages}
+        transforms = {frame: self._to_world(frame, topic) for frame in frames}
         for row in rows:
-            T, message = transforms[messages[row].frame_id], messages[row]
+            message = messages[row][1]
+            T = transforms[message.frame_id]
             position.append(apply_T(T, message.position[None])[0])
             quat.append(quat_wxyz_from_matrix(T[:3, :3] @ matrix_from_quat_xyzw(message.quat_xyzw)))
         return PoseTrack((stamps[rows] - start_ns) / _NS, np.array(position), np.array(quat))
@@ -172,7 +207,7 @@ class RecordedMotion:
         Returns:
             The truths, by time.
         """
-        found = sorted(_find(self.bools, topic))
+        found = sorted(self.bools.get(_name(self.bools, topic), []))
         times = np.array([log_ns + self.clock_offset_ns - start_ns for log_ns, _ in found], float)
         return BoolTrack(times / _NS, np.array([value for _, value in found], bool))
 
@@ -185,7 +220,9 @@ class RecordedMotion:
         Returns:
             The joints; NaN where a message does not tell.
         """
-        messages = sorted(self.joint_messages, key=lambda message: message.stamp_ns)
+        stamps = self._stamps_ns(self.joint_messages)
+        order = np.argsort(stamps, kind="stable")
+        messages = [self.joint_messages[row][1] for row in order]
         names = tuple(dict.fromkeys(name for message in messages for name in message.name))
         column = {name: number for number, name in enumerate(names)}
         values = np.full((3, len(messages), len(names)), np.nan)
@@ -194,11 +231,18 @@ class RecordedMotion:
             for kind, part in enumerate((message.position, message.velocity, message.effort)):
                 if len(part) == len(places):
                     values[kind, row, places] = part
-        time_s = np.array([(m.stamp_ns - start_ns) / _NS for m in messages])
-        return JointTrack(time_s, names, *values)
+        return JointTrack((stamps[order] - start_ns) / _NS, names, *values)
+
+    def _stamps_ns(self, messages: Sequence[tuple[int, PoseMsg | JointMsg]]) -> np.ndarray:
+        """Stamps on the cameras' clock [ns]; by the time of recording where nobody set them."""
+        stamps = np.array([message.stamp_ns for _, message in messages], np.int64)
+        if stamps.any():
+            return stamps
+        logs = np.array([log_ns for log_ns, _ in messages], np.int64)
+        return logs + self.clock_offset_ns
 
     def _to_world(self, frame: str, topic: str) -> np.ndarray:
-        if frame.lstrip("/") in ("", self.world, "world"):
+        if frame.lstrip("/") in ("", self.world):
             return np.eye(4)
         T = self.frames.transform(self.world, frame)
         if T is None:
@@ -206,12 +250,14 @@ class RecordedMotion:
                 f"poses are given in frame {frame!r}",
                 where=topic,
                 expected=f"{self.world!r}, or a frame that /tf_static connects to it",
-                fix=f"record /tf_static with a transform from {self.world!r} to {frame!r}",
+                fix=f"record /tf_static with a transform from {self.world!r} to {frame!r}, or open "
+                f"it with world_frame={frame!r} when the cameras' places refer to that",
             )
         return T
 
 
-def _find(by_topic: dict[str, list], topic: str) -> list:
+def _name(by_topic: Mapping[str, list], topic: str) -> str:
+    """The topic as it was recorded, perhaps in a namespace."""
     if topic in by_topic:
-        return by_topic[topic]
-    return next((found for name, found in by_topic.items() if name.endswith(topic)), [])
+        return topic
+    return next((name for name in by_topic if name.endswith(topic)), topic)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,6 +13,7 @@ from physgym.errors import DataError
 from recon.cdr import CompressedMsg, ImageMsg
 
 __all__ = [
+    "color_file",
     "color_image",
     "compressed_color",
     "compressed_depth",
@@ -20,9 +23,10 @@ __all__ = [
 ]
 
 _COLOR_BYTES = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1, "8UC1": 1, "8UC3": 3}
-_YUV_BYTES = {"yuv422_yuy2": 2, "yuv422": 2}
+_YUV_BYTES = {"yuv422_yuy2": 2, "yuv422": 2, "yuyv": 2, "uyvy": 2}
 _DEPTH_BYTES = {"16UC1": 2, "mono16": 2, "32FC1": 4}
 _MM = np.float32(1e-3)
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _DEPTH_HEADER = 12  # bytes of compressed_depth_image_transport's ConfigHeader before the PNG
 
 
@@ -41,10 +45,12 @@ def image_defect(message: ImageMsg, *, depth: bool) -> str:
         return f"encoding {message.encoding!r}, not one of {', '.join(known)}"
     if message.height == 0 or message.width == 0:
         return "no pixels"
+    if message.encoding in _YUV_BYTES and message.width % 2:
+        return f"{message.width} pixels in a row, which YUV stores in pairs"
     if message.step < message.width * known[message.encoding]:
         return f"rows of {message.step} bytes for {message.width} pixels"
-    if len(message.data) < message.step * message.height:
-        return f"{len(message.data)} bytes for {message.height} rows of {message.step}"
+    if message.size < message.step * message.height:
+        return f"{message.size} bytes for {message.height} rows of {message.step}"
     return ""
 
 
@@ -59,7 +65,7 @@ def color_image(message: ImageMsg) -> np.ndarray:
     """
     if message.encoding in _YUV_BYTES:
         code = cv2.COLOR_YUV2RGB_YUY2
-        if message.encoding == "yuv422":
+        if message.encoding in ("yuv422", "uyvy"):  # two names of one
             code = cv2.COLOR_YUV2RGB_UYVY
         return np.asarray(cv2.cvtColor(np.ascontiguousarray(_rows(message, 2)), code))
     pixels = _rows(message, _COLOR_BYTES[message.encoding])
@@ -84,6 +90,24 @@ def depth_image(message: ImageMsg) -> np.ndarray:
         values = _swapped(_rows(message, 4), message).view(np.float32)[..., 0]
         return np.where(np.isfinite(values) & (values > 0), values, np.float32(0))
     return _swapped(_rows(message, 2), message).view(np.uint16)[..., 0] * _MM
+
+
+def color_file(path: Path) -> np.ndarray:
+    """RGB pixels of an image file.
+
+    Args:
+        path: a PNG or JPEG.
+
+    Returns:
+        Shape (H, W, 3), uint8.
+
+    Raises:
+        DataError: if it does not decode.
+    """
+    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if bgr is None:
+        raise DataError("no image", where=str(path), expected="PNG or JPEG")
+    return np.ascontiguousarray(bgr[..., ::-1])
 
 
 def compressed_color(message: CompressedMsg, where: str) -> np.ndarray:
@@ -111,7 +135,7 @@ def compressed_color(message: CompressedMsg, where: str) -> np.ndarray:
 
 
 def compressed_depth(message: CompressedMsg, where: str) -> np.ndarray:
-    """Depth of a 16-bit PNG of compressed_depth_image_transport.
+    """Depth of a 16-bit PNG of compressed_depth_image_transport, millimetres or quantised metres.
 
     Args:
         message: of a ``.../compressedDepth`` topic.
@@ -121,20 +145,28 @@ def compressed_depth(message: CompressedMsg, where: str) -> np.ndarray:
         [m], shape (H, W), float32.
 
     Raises:
-        DataError: if it is RVL, quantised float, or does not decode.
+        DataError: if it is RVL or does not decode.
     """
     pixels = None
-    if "16UC1" in message.format and "rvl" not in message.format.lower():
-        packed = np.frombuffer(message.data[_DEPTH_HEADER:], np.uint8)
+    if "rvl" not in message.format.lower():
+        # image_transport's plain "compressed" plug-in puts no header before a 16-bit PNG.
+        begin = 0 if bytes(message.data[:8]) == _PNG_MAGIC else _DEPTH_HEADER
+        packed = np.frombuffer(message.data[begin:], np.uint8)
         pixels = cv2.imdecode(packed, cv2.IMREAD_UNCHANGED) if len(packed) else None
     if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 2:
         raise DataError(
             f"compressed depth of format {message.format!r} cannot be read",
             where=where,
-            expected="16UC1; compressedDepth png",
+            expected="16UC1 or 32FC1; compressedDepth png",
             fix="record aligned_depth_to_color/image_raw, or compressedDepth with format png",
         )
-    return np.asarray(pixels * _MM)
+    if not message.format.startswith("32FC1"):
+        return np.asarray(pixels * _MM)
+    # Inverse depth in steps (compressed_depth_image_transport, codec.cpp): a / depth + b
+    a, b = struct.unpack_from("<ff", message.data, 4)
+    known = pixels > 0
+    metres = np.float32(a) / np.where(known, pixels - np.float32(b), np.float32(1))
+    return np.where(known & np.isfinite(metres) & (metres > 0), metres, np.float32(0))
 
 
 def depth_mm(depth: np.ndarray) -> np.ndarray:

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import binascii
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-__all__ = ["McapSalvage"]
+__all__ = ["MAGIC", "McapSalvage", "decompressor", "unpacked"]
 
-_MAGIC = b"\x89MCAP0\r\n"
+MAGIC = b"\x89MCAP0\r\n"
+"""First and last bytes of an MCAP file."""
 _FOOTER, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _DATA_END = 0x02, 0x03, 0x04, 0x05, 0x06, 0x0F
 _LAST_OPCODE = 0x0F
 # No record of a recording is larger; a larger length is damage, not data.
@@ -45,12 +46,14 @@ class McapSalvage:
     Attributes:
         path: the file.
         channels: topic and message type by channel number.
+        counts: unknown, empty.
         losses: sentences on what could not be read; complete after the first walk.
         found_end: whether the data section was closed properly.
     """
 
     path: Path
     channels: dict[int, tuple[str, str]] = field(default_factory=dict)
+    counts: dict[int, int] = field(default_factory=dict)
     losses: list[str] = field(default_factory=list)
     found_end: bool = False
     _parts: list[_Chunk] = field(default_factory=list)
@@ -102,12 +105,15 @@ class McapSalvage:
                 found.sort(key=lambda message: message[2])
                 yield from found
 
+    def close(self) -> None:
+        """Nothing is open between walks."""
+
     def _walk(self, stream: BinaryIO) -> None:
         size = self.path.stat().st_size
-        if stream.read(len(_MAGIC)) != _MAGIC:
+        if stream.read(len(MAGIC)) != MAGIC:
             self.losses.append(f"{self.path.name}: no MCAP file, its first bytes are damaged")
             return
-        at = len(_MAGIC)
+        at = len(MAGIC)
         while at + 9 <= size:
             stream.seek(at)
             opcode, length = struct.unpack("<BQ", stream.read(9))
@@ -154,7 +160,7 @@ class McapSalvage:
         Raises ValueError when the chunk does not decompress.
         """
         stream.seek(part.start)
-        raw = memoryview(_unpacked(stream.read(part.size), part))
+        raw = memoryview(_content(stream.read(part.size), part))
         at = 0
         while at + 9 <= len(raw):
             opcode, length = struct.unpack_from("<BQ", raw, at)
@@ -174,29 +180,65 @@ class McapSalvage:
             at += 9 + length
 
 
-def _unpacked(packed: bytes, part: _Chunk) -> bytes:
-    if len(packed) != part.size or part.raw_size > _LARGEST_RECORD:
-        raise ValueError("the chunk is cut off")
-    unpack = _unpackers(cut=part.cut).get(part.compression)
-    if unpack is None:
-        raise ValueError(f"compression {part.compression!r}")
-    try:
-        raw = unpack(packed)
-    except Exception as error:  # each compressor has its own exceptions
-        raise ValueError(f"the chunk does not decompress: {error}") from error
-    if part.cut:
-        return raw
-    if len(raw) != part.raw_size or (part.crc and binascii.crc32(raw) != part.crc):
+def unpacked(packed: bytes, compression: str, raw_size: int, crc: int) -> bytes:
+    """The records of a whole chunk.
+
+    Args:
+        packed: as they stand in the file.
+        compression: ``zstd``, ``lz4`` or none.
+        raw_size: what the chunk says about their size [bytes].
+        crc: their checksum; 0 when the writer left it out.
+
+    Returns:
+        The records.
+
+    Raises:
+        ValueError: if they do not decompress, or to something else.
+    """
+    raw = _unpacked(packed, compression, cut=False)
+    if len(raw) != raw_size or (crc and binascii.crc32(raw) != crc):
         raise ValueError("the chunk's content is damaged")
     return raw
 
 
-def _unpackers(*, cut: bool) -> dict[str, Callable[[bytes], bytes]]:
-    # Both packages come with rosbags. For a chunk whose end is missing: as far as it goes.
+def _content(packed: bytes, part: _Chunk) -> bytes:
+    if len(packed) != part.size or part.raw_size > _LARGEST_RECORD:
+        raise ValueError("the chunk is cut off")
+    if part.cut:
+        return _unpacked(packed, part.compression, cut=True)
+    return unpacked(packed, part.compression, part.raw_size, part.crc)
+
+
+def decompressor(compression: str) -> Any:
+    """What takes off a chunk's compression piece by piece.
+
+    Args:
+        compression: ``zstd`` or ``lz4``.
+
+    Returns:
+        An object with ``decompress(bytes)``, and ``eof``, True behind the end and its checksum.
+
+    Raises:
+        ValueError: if the compression is another one.
+    """
+    # Both packages come with rosbags.
     import lz4.frame
     from backports import zstd
 
-    if cut:
-        streams = {"zstd": zstd.ZstdDecompressor(), "lz4": lz4.frame.LZ4FrameDecompressor()}
-        return {"": bytes, **{name: stream.decompress for name, stream in streams.items()}}
-    return {"": bytes, "zstd": zstd.decompress, "lz4": lz4.frame.decompress}
+    kinds = {"zstd": zstd.ZstdDecompressor, "lz4": lz4.frame.LZ4FrameDecompressor}
+    if compression not in kinds:
+        raise ValueError(f"compression {compression!r}")
+    return kinds[compression]()
+
+
+def _unpacked(packed: bytes, compression: str, *, cut: bool) -> bytes:
+    if not compression:
+        return packed
+    unpack = decompressor(compression)
+    try:
+        raw = bytes(unpack.decompress(packed))
+    except Exception as error:  # each compressor has its own exceptions
+        raise ValueError(f"the chunk does not decompress: {error}") from error
+    if not cut and not unpack.eof:
+        raise ValueError("the chunk does not decompress: its end is missing")
+    return raw

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -12,7 +13,14 @@ import numpy as np
 
 from physgym.errors import DataError
 
-__all__ = ["file_sha256", "npz_keys", "number_array", "read_npz"]
+__all__ = ["file_sha256", "npz_keys", "number_array", "read_npy", "read_npz"]
+
+# NumPy and zipfile raise RuntimeError for encrypted members, MemoryError for a header that lies
+# about the shape, and TokenError (a SyntaxError in newer ones) for one that is no Python.
+_UNREADABLE = (
+    OSError, EOFError, ValueError, KeyError, MemoryError, RuntimeError, SyntaxError, TypeError,
+    OverflowError, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:
@@ -43,7 +51,9 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
             arrays = {}
             for key in archive.files:
                 arrays[key] = archive[key]
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+                if not isinstance(arrays[key], np.ndarray):  # NumPy gives bytes for what is none
+                    raise ValueError("no array")
+    except _UNREADABLE as error:
         objects = "pickle" in str(error).lower()
         raise DataError(
             "it holds Python objects (a pickle)" if objects else f"it cannot be read: {error}",
@@ -54,6 +64,25 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
             else "copy or record the file again; it may be cut off",
         ) from error
     return arrays
+
+
+def read_npy(path: str | Path, expected: str) -> np.ndarray:
+    """Read an ``.npy`` and never unpickle.
+
+    Args:
+        path: the file.
+        expected: what it should hold, for the message.
+
+    Returns:
+        The array.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except _UNREADABLE as error:
+        raise DataError(f"{error}", where=str(path), expected=expected) from error
 
 
 def npz_keys(path: str | Path) -> set[str]:
@@ -68,7 +97,7 @@ def npz_keys(path: str | Path) -> set[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (OSError, zipfile.BadZipFile):
+    except _UNREADABLE:
         return set()
     return {name.removesuffix(".npy") for name in names if name.endswith(".npy")}
 

@@ -7,7 +7,6 @@ so that not even NumPy's own unpickling code sees them. Every other name is refu
 
 from __future__ import annotations
 
-import collections
 import io
 import pickle
 import struct
@@ -22,6 +21,7 @@ __all__ = ["read_pickle", "unpickle"]
 
 _KINDS = "biufcSU"
 _LARGEST_ITEM = 1 << 20  # bytes of one text in an array
+_MOST_PER_BYTE = 64  # values per byte of a pickle; plain ones have less than one
 
 
 class _Refused(pickle.UnpicklingError):
@@ -179,7 +179,7 @@ def unpickle(content: bytes, where: str) -> Any:
         DataError: if it is damaged or holds anything else, which is named.
     """
     try:
-        return _plain(_Unpickler(io.BytesIO(content)).load())
+        return _Plain(len(content)).of(_Unpickler(io.BytesIO(content)).load())
     except _Refused as error:
         raise DataError(
             f"the pickle holds {error}",
@@ -218,17 +218,30 @@ def read_pickle(path: str | Path) -> Any:
     return unpickle(path.read_bytes(), str(path))
 
 
-def _plain(value: Any) -> Any:
-    """The same with arrays for stand-ins."""
-    if isinstance(value, _Array):
-        if value.value is None:
-            raise _Refused("an array without content")
-        return value.value
-    if isinstance(value, dict):
-        return {_plain(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset | collections.OrderedDict):
-        return type(value)(_plain(item) for item in value)
-    simple = (bool, int, float, complex, str, bytes, bytearray, np.ndarray, np.generic)
-    if value is None or isinstance(value, simple):
-        return value
-    raise _Refused(f"a {type(value).__name__.strip('_')} where data should be")
+class _Plain:
+    """The same with arrays for stand-ins.
+
+    A pickle may name one list many times, and so may the lists in it: a few lines then unfold to
+    more than any memory holds. What is read may be no more than its file's size accounts for.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._left = _MOST_PER_BYTE * size + _MOST_PER_BYTE
+
+    def of(self, value: Any) -> Any:
+        """Plain data for what the pickle built."""
+        self._left -= 1
+        if self._left < 0:
+            raise _Refused("lists that name each other over and over")
+        if isinstance(value, _Array):
+            if value.value is None:
+                raise _Refused("an array without content")
+            return value.value
+        if isinstance(value, dict):
+            return {self.of(key): self.of(item) for key, item in value.items()}
+        if isinstance(value, list | tuple | set | frozenset):
+            return type(value)(self.of(item) for item in value)
+        simple = (bool, int, float, complex, str, bytes, bytearray, np.ndarray, np.generic)
+        if value is None or isinstance(value, simple):
+            return value
+        raise _Refused(f"a {type(value).__name__.strip('_')} where data should be")

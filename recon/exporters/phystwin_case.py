@@ -54,11 +54,7 @@ def export_case(
         DataError: if the folder exists, a camera has no depth, image sizes differ, or no frame has
             all cameras.
     """
-    target = Path(out).expanduser().absolute()
-    if target.exists():
-        raise DataError("it exists already", where=str(target), expected="a new folder")
-    if world_z not in ("down", "up"):
-        raise DataError(f"world_z {world_z!r}", where="export_case", expected="down or up")
+    target = _new_folder(out, world_z)
     cameras = list(episode.cameras.values())
     sizes = {(camera.width, camera.height) for camera in cameras}
     sets = episode.synchronized(slop_s)
@@ -86,6 +82,15 @@ def export_case(
         _write_json(folder / "split.json", split)
         _write_grippers(folder, episode, sets.stamp_s, turn)
         folder.rename(target)
+    return target
+
+
+def _new_folder(out: str | Path, world_z: str) -> Path:
+    target = Path(out).expanduser().absolute()
+    if target.exists():
+        raise DataError("it exists already", where=str(target), expected="a new folder")
+    if world_z not in ("down", "up"):
+        raise DataError(f"world_z {world_z!r}", where="export_case", expected="down or up")
     return target
 
 
@@ -125,7 +130,8 @@ def _write_masks(
     folder: Path, episode: Episode, camera: int, number: int, frame: int, rectify: _Rectifier
 ) -> None:
     name = list(episode.cameras)[camera]
-    labels = episode.mask_labels(name)
+    # The object first, and the hand behind it, as that project's own data have them.
+    labels = sorted(episode.mask_labels(name), key=lambda label: (label == "hand", label))
     if not labels:
         return
     _write_json(

@@ -8,6 +8,7 @@ told by the content of a file, never by its name; only the split (``NAME_train.n
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from physgym.errors import DataError
 from recon.clouds import MultiView, PointClouds
+from recon.episode_files import PARTIAL_SUFFIX
 from recon.importers import (
     cloth_pcd,
     deform_dlo,
@@ -105,9 +107,18 @@ def convert_episode(source: str | Path, out: str | Path) -> Path:
         DataError: if no importer knows the layout, or the recording cannot be used.
     """
     path = Path(source).expanduser()
+    target = Path(out).expanduser().absolute()
+    begun = target.with_name(target.name + PARTIAL_SUFFIX)
+    fresh = not begun.exists()
     for _, matches, convert in _CONVERTERS:
         if matches(path):
-            return convert(path, out)
+            try:
+                return convert(path, out)
+            except BaseException:
+                # Unlike a recording's, it can be made again, and would be in the way of that.
+                if fresh:
+                    shutil.rmtree(begun, ignore_errors=True)
+                raise
     raise DataError(
         "no importer knows this layout" if path.exists() else "no such folder",
         where=str(path),

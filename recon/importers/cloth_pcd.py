@@ -22,6 +22,7 @@ from recon.npz import file_sha256, npz_keys, number_array, read_npz
 __all__ = ["matches", "read"]
 
 _SETUP = ("mesh_vertices", "mesh_faces", "driven_vertex", "gripper_commanded", "nominal_dt")
+_TRIAL = ("points", "frame_start")
 
 
 def matches(path: Path) -> bool:
@@ -52,14 +53,10 @@ def read(path: str | Path) -> PointClouds:
     arrays = read_npz(path)
     setup_path = path.with_name(f"{path.stem.partition('_')[0]}_setup.npz")
     setup = read_npz(setup_path)
-    for key in _SETUP:
-        if key not in setup:
-            raise DataError(
-                "an array is missing", where=f"{setup_path}: {key}", expected="cloth_pcd"
-            )
-    for key in ("points", "frame_start"):
-        if key not in arrays:
-            raise DataError("an array is missing", where=f"{path}: {key}", expected="cloth_pcd")
+    for file, held, keys in ((setup_path, setup, _SETUP), (path, arrays, _TRIAL)):
+        lost = [key for key in keys if key not in held]
+        if lost:
+            raise DataError("an array is missing", where=f"{file}: {lost[0]}", expected="cloth_pcd")
     points = number_array(arrays["points"], np.float32, ("M", 3), f"{path}: points")
     bounds = number_array(arrays["frame_start"], np.int64, ("T + 1",), f"{path}: frame_start")
     if (

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,10 @@ import yaml
 from physgym.camera import PinholeCamera
 from physgym.errors import DataError
 from recon.episode_write import EpisodeWriter
+from recon.images import color_file
 from recon.importers.world_axis import turn_to_z_up
+from recon.npz import read_npy
+from recon.tracks import PhysGymWarning
 
 __all__ = ["convert", "matches"]
 
@@ -76,6 +80,11 @@ def convert(source: str | Path, out: str | Path) -> Path:
     for name, files in found.items():
         if not files:
             raise DataError("no images", where=f"{folder}: {name}", expected=f"{name}/color/0.png")
+    for name, files in depth.items():
+        lost = set(files) ^ set(found[name]) if files else ()
+        if lost:
+            text = f"{folder}: {name}: {len(lost)} colour or depth images have no partner"
+            warnings.warn(text, PhysGymWarning, stacklevel=2)
     cameras = [_camera(file, name, entries[name], found[name], turn) for name in entries]
     first = min(min(files) for files in found.values())
     last = max(max(files) for files in found.values())
@@ -86,7 +95,7 @@ def convert(source: str | Path, out: str | Path) -> Path:
             for camera in cameras:
                 if number not in found[camera.name]:
                     continue
-                rgb = _color_pixels(found[camera.name][number])
+                rgb = color_file(found[camera.name][number])
                 path = depth[camera.name].get(number)
                 pixels = None if path is None else _depth_pixels(path)
                 writer.write_frame(camera.name, float(times[number - first]), rgb, pixels)
@@ -143,7 +152,15 @@ def _camera(
     unknown = sorted(set(entry) - _KNOWN)
     if unknown or "T_world_cam" not in entry:
         raise DataError(f"fields {sorted(entry)}", where=where, expected=f"of {sorted(_KNOWN)}")
-    height, width = _color_pixels(files[min(files)]).shape[:2]
+    height, width = color_file(files[min(files)]).shape[:2]
+    told = entry.get("width", width), entry.get("height", height)
+    if told != (width, height):  # then K is that of other images
+        raise DataError(
+            f"images of {width} x {height} pixels",
+            where=f"{where}: width, height",
+            expected=f"{told[0]} x {told[1]}, which K is for",
+            fix="scale K to the size of the images",
+        )
     try:
         if "K" in entry:
             K = np.array(entry["K"], np.float64)
@@ -180,19 +197,9 @@ def _times(content: dict[str, Any], frames: int, where: str) -> np.ndarray:
     return times
 
 
-def _color_pixels(path: Path) -> np.ndarray:
-    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if bgr is None:
-        raise DataError("no image", where=str(path), expected="PNG or JPEG")
-    return np.ascontiguousarray(bgr[..., ::-1])
-
-
 def _depth_pixels(path: Path) -> np.ndarray:
     if path.suffix == ".npy":
-        try:
-            depth = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{error}", where=str(path), expected="mm or m") from error
+        depth: np.ndarray | None = read_npy(path, "mm or m")
     else:
         depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if depth is None or depth.ndim != 2 or depth.dtype.kind not in "uif" or depth.dtype == np.uint8:
@@ -200,4 +207,4 @@ def _depth_pixels(path: Path) -> np.ndarray:
         raise DataError(what, where=str(path), expected="(H, W): 16-bit mm, or floats in m")
     if depth.dtype.kind == "f":
         return np.asarray(depth, np.float32)
-    return np.asarray(depth.clip(0, 65535), np.uint16)
+    return np.where((depth > 0) & (depth < 65536), depth, 0).astype(np.uint16)

@@ -21,13 +21,16 @@ from physgym.camera import PinholeCamera
 from physgym.errors import DataError
 from physgym.frames import matrix_from_quat_wxyz, quat_wxyz_from_matrix, quat_wxyz_from_xyzw
 from recon.episode_write import EpisodeWriter
+from recon.images import color_file
 from recon.importers.world_axis import WorldZ, turn_to_z_up
-from recon.npz import read_npz
+from recon.npz import read_npy, read_npz
 from recon.pickles import read_pickle
 from recon.tracks import PhysGymWarning
 
 __all__ = ["case_poses", "convert", "matches", "read_metadata"]
 
+_FURTHEST_M = 20.0  # of a table and a camera; 20 mm is nearer than any camera measures
+_Files = tuple[Path, Path]  # of colour and depth
 _GRIPPER_KEYS = ("time", "pose", "position", "quat_wxyz", "quat_xyzw", "closed")
 
 
@@ -63,18 +66,21 @@ def convert(source: str | Path, out: str | Path, *, world_z: WorldZ = "auto") ->
     metadata = read_metadata(folder)
     poses = case_poses(folder)
     turn = turn_to_z_up(world_z, poses[:, 2, 3], f"{folder / 'calibrate.pkl'}")
-    cameras = _cameras(folder, metadata, turn @ poses)
-    frames = {number: _frame_numbers(folder, number) for number in range(len(cameras))}
-    clock = _Clock.of(metadata, folder)
+    frames = {number: _frames(folder, number) for number in range(len(poses))}
+    height, width = color_file(next(iter(frames[0].values()))[0]).shape[:2]
+    cameras = _cameras(folder, metadata, turn @ poses, (width, height))
+    clock = _Clock.of(metadata, frames)
     kept = {"source": "phystwin case", "case": folder.name, "world_turned": bool(turn[2, 2] < 0)}
     with EpisodeWriter(out, cameras, name=folder.name, metadata=kept) as writer:
         for time in sorted(set().union(*frames.values())):
             for number, camera in enumerate(cameras):
                 if time in frames[number]:
-                    rgb, depth = _images(folder, number, time, camera)
+                    rgb, depth = _images(frames[number][time], camera)
                     stamp_s = clock.stamp_s(number, time)
                     writer.write_frame(camera.name, stamp_s, rgb, depth)
-                    for label, mask in _masks(folder, number, time, camera).items():
+                    for label, mask in _masks(
+                        folder, number, frames[number][time][0].name, camera
+                    ).items():
                         writer.write_mask(camera.name, stamp_s, label, mask)
         _grippers(folder, writer, clock, turn)
     return writer.path
@@ -122,7 +128,12 @@ def case_poses(folder: Path) -> np.ndarray:
         poses = np.array(read_pickle(path), np.float64)
     except (TypeError, ValueError):
         poses = np.zeros(0)
-    if poses.ndim != 3 or poses.shape[1:] != (4, 4) or not np.isfinite(poses).all():
+    if (
+        poses.ndim != 3
+        or poses.shape[1:] != (4, 4)
+        or not len(poses)
+        or not np.isfinite(poses).all()
+    ):
         raise DataError(
             f"shape {poses.shape}", where=str(path), expected="a list of 4 x 4 camera-to-world"
         )
@@ -137,7 +148,13 @@ class _Clock:
     recorded: dict[tuple[int, int], float]
 
     @classmethod
-    def of(cls, metadata: dict[str, Any], folder: Path) -> _Clock:
+    def of(cls, metadata: dict[str, Any], frames: dict[int, dict[int, _Files]]) -> _Clock:
+        """The clock of a case.
+
+        Args:
+            metadata: of the case.
+            frames: by camera and frame.
+        """
         recorded: dict[tuple[int, int], float] = {}
         by_camera = metadata.get("recording")
         # A clip with frame_num was cut and renumbered: steps in "recording" are other frames.
@@ -145,19 +162,39 @@ class _Clock:
             serials = [str(serial) for serial in metadata.get("serial_numbers", [])]
             for name, steps in by_camera.items():
                 camera = serials.index(name) if name in serials else name
-                if str(camera).isdigit() and isinstance(steps, dict):
+                if str(camera).isdecimal() and isinstance(steps, dict):
                     recorded |= {(int(camera), int(k)): float(t) for k, t in steps.items()}
+        needed = {(camera, frame) for camera, found in frames.items() for frame in found}
+        lost = len(needed - set(recorded))
+        if recorded and lost:  # the two clocks have nothing in common
+            text = f"recording: {lost} frames have no stamp; the frame rate tells all of them"
+            warnings.warn(text, PhysGymWarning, stacklevel=3)
+            recorded = {}
         return cls(float(metadata["fps"]), recorded)
 
     def stamp_s(self, camera: int, frame: int) -> float:
         return self.recorded.get((camera, frame), frame / self.fps)
 
+    def gripper_stamps_s(self, count: int, path: Path) -> np.ndarray:
+        """Stamps of one pose per frame, with those of the first camera [s], shape (T,)."""
+        if self.recorded and not all((0, frame) in self.recorded for frame in range(count)):
+            raise DataError(
+                f"{count} poses without time, but not {count} frames in metadata.json's recording",
+                where=str(path),
+                expected="time (T,) [s]",
+            )
+        return np.array([self.stamp_s(0, frame) for frame in range(count)])
 
-def _cameras(folder: Path, metadata: dict[str, Any], poses: np.ndarray) -> list[PinholeCamera]:
+
+def _cameras(
+    folder: Path, metadata: dict[str, Any], poses: np.ndarray, size: tuple[int, int]
+) -> list[PinholeCamera]:
     where = f"{folder / 'metadata.json'}: "
     try:
         intrinsics = np.array(metadata["intrinsics"], np.float64)
-        width, height = (int(n) for n in metadata["WH"])
+        if intrinsics.shape == (3, 3) and len(poses) == 1:
+            intrinsics = intrinsics[None]
+        width, height = (int(n) for n in metadata["WH"]) if "WH" in metadata else size
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{error!r}", where=where + "intrinsics, WH", expected="C x 3 x 3, and [W, H]"
@@ -175,48 +212,51 @@ def _cameras(folder: Path, metadata: dict[str, Any], poses: np.ndarray) -> list[
     ]
 
 
-def _frame_numbers(folder: Path, camera: int) -> set[int]:
-    color = {
-        int(p.stem) for p in (folder / "color" / str(camera)).glob("*.png") if p.stem.isdigit()
-    }
-    depth = {
-        int(p.stem) for p in (folder / "depth" / str(camera)).glob("*.npy") if p.stem.isdigit()
-    }
-    if not color & depth:
+def _frames(folder: Path, camera: int) -> dict[int, _Files]:
+    """Files of each frame that has both images."""
+    parts = []
+    for part, ending in (("color", "png"), ("depth", "npy")):
+        files = (folder / part / str(camera)).glob(f"*.{ending}")
+        # By their numbers, because some write 000012.png.
+        parts.append({int(file.stem): file for file in files if file.stem.isdecimal()})
+    color, depth = parts
+    both = color.keys() & depth.keys()
+    if not both:
         raise DataError(
             f"no frames: {len(color)} colour images, {len(depth)} depth images",
             where=f"{folder}: camera {camera}",
             expected=f"color/{camera}/0.png and depth/{camera}/0.npy, and so on",
         )
-    if color != depth:
-        text = f"{folder}: camera {camera}: {len(color ^ depth)} images have no partner; left out"
+    if color.keys() != depth.keys():
+        lost = len(color.keys() ^ depth.keys())
+        text = f"{folder}: camera {camera}: {lost} images have no partner; left out"
         warnings.warn(text, PhysGymWarning, stacklevel=3)
-    return color & depth
+    return {number: (color[number], depth[number]) for number in both}
 
 
-def _images(
-    folder: Path, number: int, time: int, camera: PinholeCamera
-) -> tuple[np.ndarray, np.ndarray]:
+def _images(files: _Files, camera: PinholeCamera) -> tuple[np.ndarray, np.ndarray]:
     size = (camera.height, camera.width)
-    path = folder / "color" / str(number) / f"{time}.png"
-    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if bgr is None or bgr.shape[:2] != size:
-        raise DataError(
-            "no image" if bgr is None else f"shape {bgr.shape}", where=str(path), expected=f"{size}"
-        )
-    path = folder / "depth" / str(number) / f"{time}.npy"
-    try:
-        depth = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{error}", where=str(path), expected="uint16 millimetres") from error
+    rgb = color_file(files[0])
+    if rgb.shape[:2] != size:
+        raise DataError(f"shape {rgb.shape}", where=str(files[0]), expected=f"{size}")
+    depth = read_npy(files[1], "uint16 millimetres")
     if depth.shape != size or depth.dtype.kind not in "iuf":
-        raise DataError(f"{depth.dtype}, shape {depth.shape}", where=str(path), expected=f"{size}")
-    # Millimetres in the layout, whatever the type.
-    millimetres = np.nan_to_num(depth, nan=0.0).clip(0, 65535).astype(np.uint16)
-    return np.ascontiguousarray(bgr[..., ::-1]), millimetres
+        what = f"{depth.dtype}, shape {depth.shape}"
+        raise DataError(what, where=str(files[1]), expected=f"{size}")
+    # Millimetres in the layout, whatever the type; floats of metres would all become 0 or 1.
+    known = depth[np.isfinite(depth) & (depth > 0)]
+    if depth.dtype.kind == "f" and len(known) and known.max() < _FURTHEST_M:
+        raise DataError(
+            f"depths up to {known.max():.3f}, which look like metres",
+            where=str(files[1]),
+            expected="millimetres",
+            fix="multiply them by 1000",
+        )
+    usable = np.isfinite(depth) & (depth > 0) & (depth < 65536)
+    return rgb, np.where(usable, depth, 0).astype(np.uint16)
 
 
-def _masks(folder: Path, number: int, time: int, camera: PinholeCamera) -> dict[str, np.ndarray]:
+def _masks(folder: Path, number: int, file: str, camera: PinholeCamera) -> dict[str, np.ndarray]:
     """Masks of a frame: ``hand`` for what the case calls so, ``object`` for all else."""
     listing = folder / "mask" / f"mask_info_{number}.json"
     if not listing.is_file():
@@ -227,7 +267,7 @@ def _masks(folder: Path, number: int, time: int, camera: PinholeCamera) -> dict[
         raise DataError(f"{error}", where=str(listing), expected="object id -> label") from error
     found: dict[str, np.ndarray] = {}
     for identity, label in labels.items():
-        path = folder / "mask" / str(number) / str(identity) / f"{time}.png"
+        path = folder / "mask" / str(number) / str(identity) / file
         pixels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) if path.is_file() else None
         if pixels is None:
             continue
@@ -256,7 +296,7 @@ def _grippers(folder: Path, writer: EpisodeWriter, clock: _Clock, turn: np.ndarr
     try:
         poses = turn @ _gripper_poses(arrays)
         frames, grippers = poses.shape[:2]
-        times = arrays.get("time", np.arange(frames) / clock.fps)
+        times = arrays["time"] if "time" in arrays else clock.gripper_stamps_s(frames, path)
         if times.shape != (frames,):
             raise ValueError(f"{times.shape} stamps for {frames} poses")
         closed = arrays.get("closed")

@@ -105,23 +105,19 @@ def read_case(
         raise DataError(f"a {type(content).__name__}", where=str(file), expected="a dict")
     points = _numbers(content, "object_points", ("T", "N", 3), file)
     frames, count = points.shape[:2]
+    if not frames or not count:
+        raise DataError(
+            f"shape {points.shape}", where=f"{file}: object_points", expected="frames and points"
+        )
     seen = _numbers(content, "object_visibilities", (frames, count), file) != 0
     seen &= np.isfinite(points).all(-1) & (points != 0).any(-1)
     valid = _numbers(content, "object_motions_valid", (frames, count), file) != 0
     driven = _numbers(content, "controller_points", (frames, "K", 3), file)
     if not np.isfinite(driven).all():
         raise DataError("not finite", where=f"{file}: controller_points", expected="known always")
-    if (file.parent / "calibrate.pkl").is_file():
-        heights = case_poses(file.parent)[:, 2, 3]
-    else:
-        heights = points[seen][:, 2]
-    turn = turn_to_z_up(world_z, heights, str(file))[:3, :3]
+    turn = _turn(world_z, file, points[seen][:, 2])
     points[~seen] = np.nan
     everything = np.concatenate([points, driven], axis=1) @ turn.T
-    static = {
-        key: _numbers(content, key, ("P", 3), file) @ turn.T if len(content.get(key, ())) else None
-        for key in ("surface_points", "interior_points")
-    }
     colors = content.get("object_colors")
     tracks = Tracks(
         time_s=np.arange(frames) / _rate(file, fps),
@@ -136,8 +132,8 @@ def read_case(
         tracks=tracks,
         motion_valid=valid,
         colors=None if colors is None else _numbers(content, "object_colors", points.shape, file),
-        surface_points=_or_none(static["surface_points"]),
-        interior_points=_or_none(static["interior_points"]),
+        surface_points=_points(content, "surface_points", file) @ turn.T,
+        interior_points=_points(content, "interior_points", file) @ turn.T,
         train_frames=_train_frames(file.parent, frames),
     )
 
@@ -154,8 +150,18 @@ def _numbers(content: dict[Any, Any], key: str, shape: tuple[Any, ...], file: Pa
     return number_array(content[key], np.float64, shape, f"{file}: {key}")
 
 
-def _or_none(points: np.ndarray | None) -> np.ndarray:
-    return np.zeros((0, 3)) if points is None else points
+def _points(content: dict[Any, Any], key: str, file: Path) -> np.ndarray:
+    """Points of the shape prior; none where there was no prior."""
+    if content.get(key) is None or np.size(content[key]) == 0:
+        return np.zeros((0, 3))
+    return _numbers(content, key, ("P", 3), file)
+
+
+def _turn(world_z: WorldZ, file: Path, heights: np.ndarray) -> np.ndarray:
+    """The turn to z up, told by the cameras where they are known, else by the object's points."""
+    if (file.parent / "calibrate.pkl").is_file():
+        heights = case_poses(file.parent)[:, 2, 3]
+    return turn_to_z_up(world_z, heights, str(file))[:3, :3]
 
 
 def _rate(file: Path, fps: float | None) -> float:

@@ -20,6 +20,7 @@ from physgym.camera import PinholeCamera
 from physgym.errors import DataError
 from physgym.frames import T_from_parts, apply_T
 from recon.clouds import MultiView
+from recon.images import color_file
 from recon.importers.world_axis import WorldZ, turn_to_z_up
 from recon.npz import file_sha256
 
@@ -72,16 +73,16 @@ def read(path: str | Path, *, world_z: WorldZ = "auto") -> MultiView:
             )
             for number, view in enumerate(views)
         )  # fmt: skip
-        images = tuple(_pixels(folder / str(view["image"]), cv2.IMREAD_COLOR) for view in views)
-        masks = tuple(_pixels(folder / str(view["mask"]), cv2.IMREAD_GRAYSCALE) for view in views)
+        images = tuple(color_file(folder / str(view["image"])) for view in views)
+        masks = tuple(_mask(folder / str(view["mask"])) for view in views)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{error!r}", where=str(file), expected="image, mask, K, pose") from error
     points, colors = _cloud(folder / "pcd.ply")
     return MultiView(
         name=folder.name,
         cameras=cameras,
-        images=tuple(np.ascontiguousarray(image[..., ::-1]) for image in images),
-        masks=tuple(mask > 127 for mask in masks),
+        images=images,
+        masks=masks,
         points=apply_T(turn, points).astype(np.float32),
         colors=colors,
         source_sha256=file_sha256(folder / "pcd.ply"),
@@ -99,11 +100,11 @@ def _views(folder: Path) -> list[dict[str, Any]]:
     return views
 
 
-def _pixels(path: Path, mode: int) -> np.ndarray:
-    pixels = cv2.imread(str(path), mode)
+def _mask(path: Path) -> np.ndarray:
+    pixels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     if pixels is None:
         raise DataError("no image", where=str(path), expected="a PNG")
-    return pixels
+    return pixels > 127
 
 
 def _cloud(path: Path) -> tuple[np.ndarray, np.ndarray]:

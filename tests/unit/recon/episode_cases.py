@@ -1,6 +1,7 @@
 """Small recordings for the tests of episodes, importers and exporters."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
@@ -122,3 +123,59 @@ def write_foreign(
                 image = make.image(stamp, frame, encodings[1], deep)
                 put(f"{root}/{depth_part}", kinds.IMAGE, log, image)
     return path
+
+
+class Recorder:
+    """Writes a recording message by message; times in nanoseconds, as ROS has them."""
+
+    def __init__(self, path: Path, storage: StoragePlugin = StoragePlugin.MCAP) -> None:
+        self.make = kinds.MessageFactory()
+        self.writer = Writer(path, version=9, storage_plugin=storage)
+        self._links: dict[tuple[str, str], Any] = {}
+
+    def __enter__(self) -> "Recorder":
+        self.writer.open()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.writer.close()
+
+    def announce(self, topic: str, kind: str) -> Any:
+        """A topic, perhaps without a message."""
+        if (topic, kind) not in self._links:
+            link = self.writer.add_connection(topic, kind, typestore=self.make.store)
+            self._links[topic, kind] = link
+        return self._links[topic, kind]
+
+    def put(self, topic: str, kind: str, log_ns: int, raw: bytes) -> None:
+        self.writer.write(self.announce(topic, kind), log_ns, raw)
+
+    def typed(self, topic: str, kind: str, log_ns: int, *fields: Any) -> None:
+        """A message by its fields."""
+        message = self.make.store.types[kind](*fields)
+        self.put(topic, kind, log_ns, self.make.store.serialize_cdr(message, kind))
+
+    def tree(self, parent: str, child: str, T: np.ndarray, topic: str = "/tf_static") -> None:
+        self.put(topic, kinds.TRANSFORMS, 1, self.make.transforms(1, parent, {child: T}))
+
+    def frame(
+        self, t: int, *, stamp_ns: int | None = None, log_ns: int | None = None, root: str = "/c"
+    ) -> None:
+        """Colour, depth and intrinsics of frame t, 30 per second from second 100."""
+        stamp = (100 + t * DT) * 1e9 if stamp_ns is None else stamp_ns
+        log, stamp = round((100 + t * DT) * 1e9) if log_ns is None else log_ns, round(stamp)
+        deep = np.round(depth(t) * 1e3).astype(np.uint16)
+        images = (("color", "rgb8", color(t)), ("aligned_depth_to_color", "16UC1", deep))
+        for part, encoding, pixels in images:
+            raw = self.make.image(stamp, "optical", encoding, pixels)
+            self.put(f"{root}/{part}/image_raw", kinds.IMAGE, log, raw)
+        self.info(log, root=root)
+
+    def info(self, log_ns: int, *, root: str = "/c", **changes: Any) -> None:
+        """Intrinsics; ``changes`` by the names of the message's fields."""
+        raw = self.make.camera_info(log_ns, "optical", camera("c"))
+        message = self.make.store.deserialize_cdr(raw, kinds.CAMERA_INFO)
+        for key, value in changes.items():
+            object.__setattr__(message, key, value)
+        packed = self.make.store.serialize_cdr(message, kinds.CAMERA_INFO)
+        self.put(f"{root}/color/camera_info", kinds.CAMERA_INFO, log_ns, packed)
