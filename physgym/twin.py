@@ -15,13 +15,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from physgym import _twin_folder
 from physgym._twin_folder import FORMAT, FORMAT_VERSION, is_twin_folder
 from physgym.errors import TwinError
+
+if TYPE_CHECKING:
+    from physgym.registration import Registration
 
 __all__ = ["FORMAT_VERSION", "Dynamics", "Kind", "Twin", "is_twin_folder"]
 
@@ -105,6 +108,48 @@ class Twin:
                 expected="one of " + ", ".join(sorted(known)),
             )
         return dataclasses.replace(self, **changes)
+
+    def place(self, T_world_object: np.ndarray) -> Twin:
+        """The twin moved rigidly, to where another recording has the object.
+
+        Directions that are fixed to the object (a rod's clamps) turn with it; gravity and ground
+        stay in the world, rest lengths and everything else as they are.
+
+        Args:
+            T_world_object: maps ``rest_position`` to where it is to be, shape (4, 4).
+
+        Returns:
+            The moved twin.
+
+        Raises:
+            TwinError: if the matrix is not rigid, or a parameter may be a direction that this
+                version does not know how to turn.
+        """
+        from physgym.registration.twins import place_twin
+
+        return place_twin(self, T_world_object)
+
+    def register(self, cloud: np.ndarray, **options: Any) -> Registration:
+        """Find the nodes in the first cloud of another recording of the same object.
+
+        Simulate from ``Registration.position``; springs keep the rest lengths of this twin. Driven
+        nodes go along as if they were fixed to the object: put them where the grippers are.
+
+        Args:
+            cloud: what cameras saw of the object, of any number of its sides [m], shape (M, 3).
+            **options: ``deform`` (True, False or None to find out), ``ground``, ``noise_m`` and
+                more (`physgym.registration.register`); ``up`` is against the twin's gravity.
+
+        Returns:
+            Where the nodes are, and how far to trust that.
+
+        Raises:
+            DataError: if the cloud cannot be used.
+            TwinError: if the twin has no springs.
+        """
+        from physgym.registration.twins import register_twin
+
+        return register_twin(self, cloud, **options)
 
     def content_hash(self) -> str:
         """SHA-256 over what decides its behaviour: kind, dynamics, method and every array.

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Calibrate", "Check"]
 
+_PIXELS_PER_SQUARE = 500
+
 View = dict[str, "tuple[np.ndarray, np.ndarray | None]"]
 """Colour and depth by camera."""
 
@@ -111,6 +113,8 @@ class Calibrate:
     then that of these poses, the robot's base."""
     verify: Path | None = None
     """Check this calibration against the views instead of making a new one."""
+    print_board: Path | None = None
+    """Only write the board in true size (.pdf, .png): print it at 100 %, measure a square."""
     json: bool = False
     """Print the lines for a machine."""
 
@@ -124,6 +128,8 @@ class Calibrate:
         from recon.capture.calibration_file import load_calibration
         from recon.capture.checklist import checklist_plain, print_checklist
 
+        if self.print_board is not None:
+            return self._print_board(self.print_board)
         cameras, stamps, taken = self._views()
         views = [{name: rgb for name, (rgb, _) in view.items()} for view in taken]
         depths = [
@@ -147,6 +153,21 @@ class Calibrate:
             if self.verify is None:
                 print(f"calibration: {self.out}")
         return int(result.status == "FAIL")
+
+    def _print_board(self, path: Path) -> int:
+        from PIL import Image
+
+        if path.suffix not in (".pdf", ".png"):
+            raise DataError(str(path), where="--print-board", expected="a name in .pdf or .png")
+        per_inch = _PIXELS_PER_SQUARE * 0.0254 / self.board.square_m
+        picture = Image.fromarray(self.board.image(_PIXELS_PER_SQUARE))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path, dpi=(per_inch, per_inch), resolution=per_inch)
+        print(
+            f"board: {path}; print at 100 %, glue it to a flat plate, and measure a square: "
+            f"{1e3 * self.board.square_m:g} mm, or say --board.square-m"
+        )
+        return 0
 
     def _save(self, result: CalibrationResult, views: Sequence[Mapping[str, np.ndarray]]) -> None:
         import cv2

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from physgym.errors import BlowUpError, DataError, TwinError
+from physgym.errors import BlowUpError, DataError
 
 if TYPE_CHECKING:
     from physgym.twin import Twin
@@ -27,13 +27,14 @@ __all__ = ["Benchmark", "Reconstruct", "Simulate"]
 class Reconstruct:
     """Make a twin from recordings of a soft object.
 
-    SOURCE is a tracks .npz (keys: time, points, visible, driven or driven_index), a file of clips,
-    or a folder of them; `physgym reconstruct --help` and the README show the layouts.
+    SOURCE is an episode of RGB-D cameras (a rosbag2 folder, a PhysTwin case, a folder of images;
+    docs/capture.md), or tracks: an .npz (keys: time, points, visible, driven or driven_index), a
+    file of clips, or a folder of them; the README shows the layouts.
     Ctrl-C keeps the best found so far; --resume goes on with a run that was cut off.
     """
 
     source: Annotated[Path, tyro.conf.Positional]
-    """Recordings: a file or a folder."""
+    """Recordings: an episode, or a file or folder of tracks."""
     out: Path
     """Where the twin goes (a folder)."""
     method: Literal["phystwin"] = "phystwin"
@@ -42,17 +43,26 @@ class Reconstruct:
     """What is learned from; the rest is held out and scored. 'all'; a share such as '0.7'
     (recordings, or seconds of a single one); 'auto': 0.8 of several recordings, 0.7 of one."""
     budget: Literal["quick", "full"] = "quick"
-    """One search, or three from different seeds."""
+    """How long to search. Of tracks: one search, or three from different seeds."""
     residual: bool = False
     """Also learn a residual on top of the physics (needs several recordings of one length)."""
     density: float = 0.02
     """Mass per length of a rope [kg/m]; the motion alone does not tell it."""
-    kind: Literal["auto", "rope", "network"] = "auto"
-    """A rope becomes a rod, anything else springs between near points; 'auto' looks at the data."""
+    kind: Literal["auto", "rope", "network", "sheet", "volume"] = "auto"
+    """What the object is; 'auto' looks at the data. Of an episode: rope, sheet or volume. Of
+    tracks: a rope becomes a rod, a network springs between near points."""
     mass: float | None = None
-    """Mass of a network without its driven points [kg]; 1 g a point when not given."""
+    """Mass of the object without its driven points [kg]. The motion does not tell it: when not
+    given it is the recording's own note, else 0.1 kg (1 g a point for tracks)."""
     ground: float | None = None
-    """Height of a level ground that a network touches [m]; none when not given."""
+    """Of tracks: height of a level ground that a network touches [m]; none when not given.
+    Episodes find their table."""
+    nodes: int = 700
+    """Of an episode: nodes of the network at most; time grows with it."""
+    self_collision: Literal["auto", "on", "off"] = "auto"
+    """Of an episode: let the object touch itself; 'auto' does so for sheets and ropes."""
+    calibration: Path | None = None
+    """Of an episode: file with T_world_cam of its cameras, in place of its own."""
     seed: int = 0
     """Of all random numbers."""
     resume: bool = False
@@ -71,9 +81,16 @@ class Reconstruct:
         """
         from recon.identify.progress import Progress, RichProgress
         from recon.importers import load_recordings
+        from recon.reconstruct import check_place, is_episode
         from recon.scorecard import split
 
-        _check_place(self.out)
+        if is_episode(self.source):
+            return self._from_episode()
+        if self.kind == "sheet" or self.kind == "volume":
+            raise DataError(
+                f"--kind {self.kind} of tracks", where="reconstruct", expected="rope or network"
+            )
+        check_place(self.out)
         train, held_out = split(load_recordings(self.source), self.train)
         progress = Progress() if self.json else RichProgress()
         twin = self._identify(train, progress)
@@ -90,6 +107,38 @@ class Reconstruct:
             print(f"twin: {self.out}")
         return 0
 
+    def _from_episode(self) -> int:
+        from recon.identify.progress import Progress, RichProgress
+        from recon.reconstruct import ReconstructConfig, reconstruct_episode
+
+        if self.kind == "network" or self.residual or self.ground is not None:
+            raise DataError(
+                "--kind network, --residual and --ground are for tracks",
+                where="reconstruct",
+                expected="--kind auto, rope, sheet or volume for an episode",
+                fix="leave them out",
+            )
+        config = ReconstructConfig(
+            method=self.method,
+            budget=self.budget,
+            kind=self.kind,
+            mass_kg=self.mass,
+            train_share=_share(self.train),
+            self_collision=self.self_collision,
+            nodes=self.nodes,
+            seed=self.seed,
+            calibration=self.calibration,
+            resume=self.resume,
+        )
+        progress = Progress() if self.json else RichProgress()
+        twin = reconstruct_episode(self.source, self.out, config, progress=progress)
+        if self.json:
+            print(json.dumps({"twin": str(self.out), "metrics": twin.metrics}))
+        else:
+            print(twin.summary())
+            print(f"twin: {self.out}")
+        return 0
+
     def _identify(self, train: list[Tracks], progress: Progress) -> Twin:
         """The physics, saved; the run folder stays when there is something to go on with."""
         from physgym.run_folder import RunFolder
@@ -99,7 +148,7 @@ class Reconstruct:
             budget=self.budget,
             seed=self.seed,
             linear_density_kg_per_m=self.density,
-            kind=self.kind,
+            kind=self.kind,  # type: ignore[arg-type]  # sheet and volume were refused before
             mass_kg=self.mass,
             ground_height_m=self.ground,
         )
@@ -151,20 +200,16 @@ def _fingerprint(recordings: list[Tracks]) -> str:
     return digest.hexdigest()
 
 
-def _check_place(out: Path) -> None:
-    """Refuse a place where no twin can go, before the work rather than after."""
-    from physgym.twin import is_twin_folder
-
-    if not out.name:
-        raise DataError(f"{out}", where="--out", expected="a folder with a name", fix="twins/rope")
-    free = not out.exists() or (out.is_dir() and (is_twin_folder(out) or not any(out.iterdir())))
-    if not free:
-        raise TwinError(
-            "something that is not a twin stands there",
-            where=f"--out {out}",
-            expected="a twin, an empty folder or nothing",
-            fix="choose another folder, or move this one away",
-        )
+def _share(train: str) -> float:
+    """Share of an episode's frames that is learned from; 0.7 as in PhysTwin's paper."""
+    named = {"auto": 0.7, "all": 1.0}
+    try:
+        share = named[train] if train in named else float(train)
+    except ValueError:
+        share = 0.0
+    if not 0.05 <= share <= 1.0:
+        raise DataError(f"--train {train}", where="reconstruct", expected="auto, all, or 0.05 to 1")
+    return share
 
 
 def _with_residual(twin: Twin, train: list[Tracks], progress: Progress) -> Twin:
@@ -190,15 +235,24 @@ def _metrics(twin: Twin, train: list[Tracks], held_out: list[Tracks]) -> dict[st
 
 @dataclass(frozen=True)
 class Simulate:
-    """Predict a recording from its first frames and its driven points alone."""
+    """Predict a recording from its start and from what moves the object alone.
+
+    Of an episode (--episode): from its first frame and the recorded motion of grippers or hands.
+    OUT holds points (T, N, 3) [m], visible_surface (N,) and time (T,) [s].
+    Of tracks (--tracks): from their first frames and their driven points. OUT holds driven_index,
+    and name, time and points of the recording; of several name_0, time_0, points_0 and so on.
+    """
 
     twin: Annotated[Path, tyro.conf.Positional]
     """Twin folder."""
-    tracks: Path
-    """Recording(s) of the object: what drives the twin, and what it is compared with."""
     out: Path
-    """Where the prediction goes: an .npz with driven_index, and name, time and points of the
-    recording; of several: name_0, time_0, points_0, name_1 and so on."""
+    """Where the prediction goes: an .npz."""
+    episode: Path | None = None
+    """An episode of the object that the twin was made from, or of another interaction with it."""
+    tracks: Path | None = None
+    """Recording(s) in tracks: what drives the twin, and what it is compared with."""
+    calibration: Path | None = None
+    """Of an episode: file with T_world_cam of its cameras, in place of its own."""
     residual: bool = True
     """Add the twin's learned residual where it has one."""
     json: bool = False
@@ -223,7 +277,14 @@ class Simulate:
 
         if self.out.suffix != ".npz" or self.out.is_dir():
             raise DataError(f"{self.out}", where="--out", expected="a file whose name ends in .npz")
+        if (self.episode is None) == (self.tracks is None):
+            raise DataError(
+                "both or none of --episode and --tracks", where="simulate", expected="one of them"
+            )
         twin = Twin.load(self.twin)
+        if self.episode is not None:
+            return self._of_episode(twin, self.episode)
+        assert self.tracks is not None
         recordings = load_recordings(self.tracks)
         predicted = predict(twin, recordings, residual=self.residual)
         arrays: dict[str, np.ndarray] = {"driven_index": np.array(twin.driven_index)}
@@ -242,6 +303,43 @@ class Simulate:
             for row in rows:
                 error_mm = 1e3 * row["free_dist_mean_m"]
                 print(f"{row['name']}: mean error of the free points {error_mm:.1f} mm")
+            print(f"prediction: {self.out}")
+        return 0
+
+    def _of_episode(self, twin: Twin, episode: Path) -> int:
+        import numpy as np
+
+        from physgym.files import write_atomically
+        from recon.perception.perceive_config import PerceiveConfig
+        from recon.perception.perceive_episode import cached_perception
+        from recon.predict_episode import predict_episode
+
+        config = PerceiveConfig(kind=twin.kind)
+        perception = cached_perception(episode, config, calibration=self.calibration)
+        found = predict_episode(twin, perception)
+        arrays = {
+            "points": found.points,
+            "visible_surface": found.visible_surface,
+            "time": found.time_s,
+            "name": np.array(perception.name),
+        }
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.out, _npz_bytes(arrays))
+        about = {
+            "out": str(self.out),
+            "episode": perception.name,
+            "frames": len(found.time_s),
+            "points": int(found.points.shape[1]),
+            "registered": found.registered,
+        }
+        if self.json:
+            print(json.dumps(about))
+        else:
+            moved = float(np.linalg.norm(found.points[-1] - found.points[0], axis=1).mean())
+            print(
+                f"{perception.name}: {about['frames']} frames of {about['points']} points, "
+                f"moved {1e3 * moved:.0f} mm on average by the last"
+            )
             print(f"prediction: {self.out}")
         return 0
 

@@ -55,6 +55,7 @@ class BagWriter:
         self._storage.bio.close()  # its header goes to the file
         self._file = _WholeWrites(self._storage.path)
         self._storage.bio = self._file
+        self._packing = (self._storage.compression, self._storage.compressor)
         self._connections: dict[str, Any] = {}
         self._reserved = 0
         self._reserve(_RESERVE_STEP)
@@ -64,6 +65,15 @@ class BagWriter:
     def counts(self) -> dict[str, int]:
         """Messages by topic."""
         return {topic: self._bag.counts[c.id] for topic, c in self._connections.items()}
+
+    def hurry(self, active: bool) -> None:
+        """Leave compression out for a while; MCAP says for each chunk whether it is compressed.
+
+        Args:
+            active: from now on, or no longer.
+        """
+        packing = ("", lambda raw: raw) if active else self._packing
+        self._storage.compression, self._storage.compressor = packing
 
     def write(self, topic: str, kind: str, stamp_ns: int, raw: bytes) -> None:
         """Add a message.

@@ -1,6 +1,7 @@
 """EpisodeWriter: a recording as a rosbag2 folder that any ROS 2 tool opens.
 
-The folder holds one MCAP file with zstd chunks, ``metadata.yaml``, and what ROS has no message for:
+The folder holds one MCAP file (chunks of zstd, or none), ``metadata.yaml``, and what ROS has no
+message for:
 ``physgym.json`` (format, name, serial numbers), ``ground_truth.npz`` (a tracks file) and
 ``masks/CAMERA/LABEL/STAMP_NS.png``. It grows inside ``NAME.partial`` and is renamed when it is
 whole; a writer that was killed leaves that folder, and `recon.episode.Episode.open` reads it.
@@ -9,6 +10,7 @@ Topics are those of realsense-ros with aligned depth.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -19,13 +21,12 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike
-from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
 from physgym.camera import PinholeCamera
 from physgym.errors import DataError
 from physgym.frames import quat_xyzw_from_wxyz
 from recon import episode_messages as messages
-from recon.bags import compress_chunks
+from recon.episode_bag import BagWriter
 from recon.episode_files import PARTIAL_SUFFIX, write_sidecar
 from recon.episode_messages import MessageFactory
 from recon.images import depth_mm
@@ -40,7 +41,8 @@ class EpisodeWriter:
     """Records one episode; a context manager, and safe to call from several threads.
 
     Leaving the block normally finishes the episode. Leaving it by an exception keeps what was
-    recorded, readable, in the ``.partial`` folder.
+    recorded, readable, in the ``.partial`` folder. After a write that failed (a full disk), `close`
+    still makes a whole episode of what was written before.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class EpisodeWriter:
         name: str = "",
         namespace: str = "camera",
         compress: bool = True,
+        calibrated: bool = True,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         """Open the recording and write where the cameras are.
@@ -60,7 +63,10 @@ class EpisodeWriter:
             cameras: at least one; names differ and are ROS names.
             name: what the episode is called; the folder's name when empty.
             namespace: first part of the cameras' topics.
-            compress: zstd chunks; without it, recording takes less time and more disk.
+            compress: zstd chunks; without it, recording takes less time and more disk, and no
+                checksum tells a damaged pixel.
+            calibrated: whether ``T_world_cam`` means anything; if not, no transform is written, and
+                opening asks for a calibration.
             metadata: anything that JSON can hold, kept beside the recording.
 
         Raises:
@@ -70,25 +76,18 @@ class EpisodeWriter:
         self.partial = self.path.with_name(self.path.name + PARTIAL_SUFFIX)
         self.name = name or self.path.name
         self.cameras = {camera.name: camera for camera in cameras}
-        self.counts: dict[str, int] = {}
-        self.bytes_written = 0
+        self.bytes_written, self.compress = 0, compress
+        self.failure: DataError | None = None
         self._metadata = dict(metadata or {})
         self._check(cameras, namespace)
         self._namespace = namespace
         self._lock = threading.RLock()
         self._make = MessageFactory()
-        self._connections: dict[str, Any] = {}
+        self._calibrated, self._begun, self._closed = calibrated, False, False
         self._folder = self.partial / self.path.name
         try:
             self.partial.mkdir(parents=True)
-            self._bag: Writer | None = Writer(
-                self._folder, version=9, storage_plugin=StoragePlugin.MCAP
-            )
-            if compress:
-                self._bag.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
-            self._bag.open()
-            if compress:
-                compress_chunks(self._bag)
+            self._bag = BagWriter(self._folder, self._make, compress=compress)
             self._write_sidecar(complete=False)
         except OSError as error:
             raise self._failed(error) from error
@@ -106,6 +105,20 @@ class EpisodeWriter:
             self.close()
         else:
             self.abort()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Messages by topic that are kept so far."""
+        return self._bag.counts
+
+    def add_metadata(self, **entries: Any) -> None:
+        """Add to what is kept beside the recording; written when it is closed.
+
+        Args:
+            entries: by key; anything that JSON can hold.
+        """
+        with self._lock:
+            self._metadata.update(entries)
 
     def write_frame(
         self, camera: str, stamp_s: float, rgb: np.ndarray, depth: np.ndarray | None = None
@@ -254,6 +267,19 @@ class EpisodeWriter:
         """
         tracks.save(self._folder / "ground_truth.npz")
 
+    def hurry(self, active: bool) -> None:
+        """Leave compression out while ``active``: there is more to write than time."""
+        with self._lock:
+            self._bag.hurry(active)
+
+    def flush(self) -> None:
+        """Hand everything to the disk; a disk that takes no more is told by `failure`."""
+        with self._lock:
+            try:
+                self._bag.flush()
+            except OSError as error:
+                self.failure = self._failed(error)
+
     def close(self) -> Path:
         """Finish the episode and give it its name.
 
@@ -264,18 +290,17 @@ class EpisodeWriter:
             DataError: if it cannot be finished; what was recorded stays in the partial folder.
         """
         with self._lock:
-            if self._bag is None:
+            if self._closed:
                 return self.path
-            bag, self._bag = self._bag, None
+            self._closed = True
             try:
-                bag.close()
+                self._bag.close()
                 self._write_sidecar(complete=True)
                 if self.path.exists():
                     raise FileExistsError(f"{self.path} appeared meanwhile")
                 self._folder.rename(self.path)
                 self.partial.rmdir()
             except OSError as error:
-                bag.abort()
                 raise self._failed(error) from error
             return self.path
 
@@ -286,12 +311,10 @@ class EpisodeWriter:
             The partial folder; `recon.episode.Episode.open` reads it.
         """
         with self._lock:
-            if self._bag is not None:
-                bag, self._bag = self._bag, None
-                try:
-                    bag.close()
-                except OSError:
-                    bag.abort()  # a full disk: the chunks that were written are whole
+            if not self._closed:
+                self._closed = True
+                with contextlib.suppress(OSError):  # a full disk: the chunks that fitted are whole
+                    self._bag.close()
         return self.partial
 
     def _write_pose(
@@ -312,30 +335,18 @@ class EpisodeWriter:
 
     def _write(self, topic: str, kind: str, stamp_ns: int, raw: bytes) -> None:
         with self._lock:
-            if self._bag is None:
-                raise self._refused("the writer is closed", topic, "an open writer")
+            if self._closed or self._bag.failed:
+                raise self.failure or self._refused("the writer is closed", topic, "an open writer")
             try:
-                if not self._connections:
-                    self._connect("/tf_static", messages.TRANSFORMS)
-                    self._bag.write(
-                        self._connections["/tf_static"], stamp_ns, self._poses(stamp_ns)
-                    )
-                if topic not in self._connections:
-                    self._connect(topic, kind)
-                self._bag.write(self._connections[topic], stamp_ns, raw)
+                if not self._begun and self._calibrated:
+                    poses = self._poses(stamp_ns)
+                    self._bag.write("/tf_static", messages.TRANSFORMS, stamp_ns, poses)
+                self._begun = True
+                self._bag.write(topic, kind, stamp_ns, raw)
             except OSError as error:
-                self._bag.abort()
-                self._bag = None
-                raise self._failed(error) from error
-            self.counts[topic] = self.counts.get(topic, 0) + 1
+                self.failure = self._failed(error)
+                raise self.failure from error
             self.bytes_written += len(raw)
-
-    def _connect(self, topic: str, kind: str) -> None:
-        assert self._bag is not None
-        latched = [messages.LATCHED] if kind == messages.TRANSFORMS else []
-        self._connections[topic] = self._bag.add_connection(
-            topic, kind, typestore=self._make.store, offered_qos_profiles=latched
-        )
 
     def _poses(self, stamp_ns: int) -> bytes:
         cameras = self.cameras.values()

@@ -1,10 +1,12 @@
 """How far a prediction is from the truth.
 
 Every score is in metres unless its name says otherwise. Shapes: C recordings, T frames, N nodes,
-P points of a cloud.
+P points of a cloud, M tracked points.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -16,12 +18,15 @@ from physgym.errors import DataError
 __all__ = [
     "GIVEN_FRAMES",
     "chamfer",
+    "chamfer_frames",
     "chamfer_symmetric",
     "deform_l1",
     "deform_l1_each",
     "emd",
     "error_over_horizon",
+    "follower_error_frames",
     "free_dist_mean",
+    "mask_iou",
     "track_error",
 ]
 
@@ -171,6 +176,111 @@ def chamfer(observed: np.ndarray, predicted: np.ndarray, *, norm: int = 2) -> fl
     """
     seen, guess = _cloud(observed, "observed"), _cloud(predicted, "predicted")
     return float(cKDTree(guess).query(seen, p=norm)[0].mean())
+
+
+def chamfer_frames(
+    observed: Sequence[np.ndarray], predicted: np.ndarray, *, norm: int = 2
+) -> np.ndarray:
+    """`chamfer` of each frame alone.
+
+    Args:
+        observed: T clouds [m], each (P_t, 3), P_t may differ.
+        predicted: [m], shape (T, Q, 3).
+        norm: 1 or 2.
+
+    Returns:
+        [m], shape (T,); NaN at a frame whose observed cloud is empty.
+
+    Raises:
+        DataError: if there are not as many frames of each, or a number is not finite.
+    """
+    guess = np.asarray(predicted, np.float64)
+    if guess.ndim != 3 or len(guess) != len(observed):
+        raise DataError(
+            f"{len(observed)} observed clouds, predicted {guess.shape}",
+            where="chamfer_frames",
+            expected="(T, Q, 3) for T clouds",
+        )
+    errors = np.full(len(observed), np.nan)
+    for frame, cloud in enumerate(observed):
+        if len(cloud):
+            errors[frame] = chamfer(cloud, guess[frame], norm=norm)
+    return errors
+
+
+def follower_error_frames(
+    predicted: np.ndarray, truth: np.ndarray, visible: np.ndarray
+) -> np.ndarray:
+    """PhysTwin's track error of each frame: how far followers are from the tracks they follow.
+
+    A track that is seen in frame 0 is followed by the predicted point that is nearest to it there,
+    whichever that is; its error is their distance, in frame 0 too. PhysTwin's evaluation
+    (Jiang et al. 2025, ``evaluate_track.py``) counts a frame without any track as 0; here it is
+    NaN and left out of means.
+
+    Args:
+        predicted: [m], shape (T, N, 3); its points need not be the truth's.
+        truth: [m], shape (T, M, 3).
+        visible: which samples of the truth count, shape (T, M).
+
+    Returns:
+        Mean Euclidean error over the tracks seen in that frame [m], shape (T,).
+
+    Raises:
+        DataError: if the shapes do not fit each other or a predicted number is not finite.
+    """
+    guess, real = np.asarray(predicted, np.float64), np.asarray(truth, np.float64)
+    seen = np.asarray(visible, bool)
+    fits = guess.ndim == real.ndim == 3 and len(guess) == len(real) and guess.shape[1] > 0
+    if not fits or guess.shape[2] != 3 or seen.shape != real.shape[:2]:
+        raise DataError(
+            f"predicted {guess.shape}, truth {real.shape}, visible {seen.shape}",
+            where="follower_error_frames",
+            expected="(T, N, 3), (T, M, 3) and (T, M)",
+        )
+    if not np.isfinite(guess).all():
+        raise DataError("not finite", where="follower_error_frames: predicted", expected="metres")
+    followed = np.flatnonzero(seen[0]) if len(seen) else np.zeros(0, np.int64)
+    if len(followed) == 0:
+        return np.full(len(real), np.nan)
+    _, follower = cKDTree(guess[0]).query(real[0, followed])
+    counts = seen[:, followed]
+    away = np.linalg.norm(
+        guess[:, follower] - np.where(counts[..., None], real[:, followed], 0), axis=2
+    )
+    number = counts.sum(axis=1)
+    total = np.where(counts, away, 0.0).sum(axis=1)
+    errors: np.ndarray = np.where(number > 0, total / np.maximum(number, 1), np.nan)
+    return errors
+
+
+def mask_iou(
+    predicted: np.ndarray, observed: np.ndarray, ignored: np.ndarray | None = None
+) -> float:
+    """Intersection over union of two masks.
+
+    Args:
+        predicted: shape (H, W), bool.
+        observed: shape (H, W), bool.
+        ignored: pixels that do not count, such as those of a hand in front, shape (H, W), bool.
+
+    Returns:
+        From 0 to 1; NaN when nothing was observed, which is no measurement (PhysTwin's evaluation
+        counts two empty masks as 1).
+
+    Raises:
+        DataError: if the shapes differ.
+    """
+    guess, real = np.asarray(predicted, bool), np.asarray(observed, bool)
+    if guess.shape != real.shape or (ignored is not None and ignored.shape != real.shape):
+        raise DataError(
+            f"masks {guess.shape} and {real.shape}", where="mask_iou", expected="the same (H, W)"
+        )
+    if ignored is not None:
+        guess, real = guess & ~ignored, real & ~ignored
+    if not real.any():
+        return float("nan")
+    return float((guess & real).sum() / (guess | real).sum())
 
 
 def chamfer_symmetric(first: np.ndarray, second: np.ndarray, *, norm: int = 2) -> float:

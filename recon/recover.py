@@ -12,7 +12,7 @@ from recon import episode_messages as messages
 from recon.bags import Bag, BagDamagedError, compress_chunks
 from recon.episode_files import PARTIAL_SUFFIX, bag_folder
 
-__all__ = ["recover"]
+__all__ = ["recover", "recovered_path"]
 
 _KINDS = {
     messages.BOOL,
@@ -60,6 +60,20 @@ def recover(path: str | Path, out: str | Path) -> list[str]:
             shutil.rmtree(fresh, ignore_errors=True)
         left_out = sorted(topic for topic, kind in bag.topics.items() if kind not in _KINDS)
         return [*bag.losses, *(f"{topic}: left out, {bag.topics[topic]}" for topic in left_out)]
+
+
+def recovered_path(path: str | Path) -> Path:
+    """Where a recovered recording goes by habit.
+
+    Args:
+        path: the damaged one.
+
+    Returns:
+        ``NAME_recovered`` beside it.
+    """
+    source = Path(path).expanduser()
+    name = source.name if source.is_dir() else source.name.partition(".")[0]
+    return source.with_name(f"{name.removesuffix(PARTIAL_SUFFIX)}_recovered")
 
 
 def _copy(bag: Bag, folder: Path) -> None:

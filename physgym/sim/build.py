@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from physgym.errors import TwinError
 from physgym.sim.solver import Solver
 from physgym.twin import Twin
 
-__all__ = ["build_solver"]
+if TYPE_CHECKING:
+    from physgym.sim.contact import GroundPlane, SelfCollision
+    from physgym.sim.spring_mass import SpringMassModel, SpringMassParameters
+
+__all__ = ["build_solver", "network_of"]
 
 _NETWORK_SCALARS = ("stiffness_n", "dashpot_ns_per_m", "drag_per_s", "restitution", "friction")
+# What says how a network is gripped and seen, not how it moves by itself.
+_HANDLING = (
+    "grip_radius_m",
+    "grip_neighbours",
+    "grip_stiffness_ratio",
+    "length_exponent",
+    "pusher_friction",
+    "spacing_m",
+    "surface_position_m",
+)
 
 
 def build_solver(twin: Twin, *, worlds: int = 1, device: str = "auto", **options: Any) -> Solver:
@@ -51,27 +67,37 @@ def build_solver(twin: Twin, *, worlds: int = 1, device: str = "auto", **options
 
 
 def _spring_mass(twin: Twin, worlds: int, device: str, options: dict[str, Any]) -> Solver:
-    """Solver of a spring network; a driven node's own mass plays no part."""
-    import numpy as np
+    from physgym.sim.spring_mass import SpringMassSolver
+
+    model, parameters = network_of(twin)
+    if "substeps_per_frame" in options:
+        options = {**options, "substeps": options["substeps_per_frame"]}
+        del options["substeps_per_frame"]
+    return SpringMassSolver(model, parameters, worlds=worlds, device=device, **options)
+
+
+def network_of(twin: Twin) -> tuple[SpringMassModel, SpringMassParameters]:
+    """Model and parameters of a spring network; a driven node's own mass plays no part.
+
+    Args:
+        twin: of dynamics ``spring_mass``.
+
+    Returns:
+        What `physgym.sim.spring_mass.SpringMassSolver` is made of.
+
+    Raises:
+        TwinError: if a parameter is missing, misshapen or unknown.
+    """
     import torch
 
-    from physgym.sim.contact import GroundPlane
-    from physgym.sim.spring_mass import SpringMassModel, SpringMassParameters, SpringMassSolver
+    from physgym.sim.spring_mass import SpringMassModel, SpringMassParameters
 
-    values = dict(twin.parameters)
+    values = {k: v for k, v in twin.parameters.items() if k not in _HANDLING}
     try:
         gravity = values.pop("gravity_m_per_s2")
         edges, length = values.pop("springs"), values.pop("spring_rest_length_m")
         ratio, mass_kg = values.pop("log_stiffness_ratio"), float(values.pop("mass_kg"))
-        ground = None
-        if "ground_normal" in values:
-            normal = values.pop("ground_normal")
-            ground = GroundPlane(
-                (float(normal[0]), float(normal[1]), float(normal[2])),
-                float(values.pop("ground_offset_m")),
-            )
-        else:  # nothing to bounce off or to rub against
-            values |= {"restitution": np.array(0.0), "friction": np.array(0.0)}
+        ground, collision = _contacts(values)
         one = {name: torch.tensor([float(values.pop(name))]) for name in _NETWORK_SCALARS}
     except (KeyError, IndexError, TypeError) as error:
         raise _parameter_error(twin, f"a parameter is missing or misshapen: {error}") from error
@@ -83,9 +109,10 @@ def _spring_mass(twin: Twin, worlds: int, device: str, options: dict[str, Any]) 
         driven_index=twin.driven_index,
         gravity_m_per_s2=(float(gravity[0]), float(gravity[1]), float(gravity[2])),
         ground=ground,
+        self_collision=collision,
     )
     free = max(1, twin.node_count - len(twin.driven_index))
-    parameters = SpringMassParameters(
+    return model, SpringMassParameters(
         log_stiffness=one["stiffness_n"].log() + torch.as_tensor(np.array(ratio))[None],
         rest_length_m=torch.as_tensor(np.array(length))[None],
         dashpot_ns_per_m=one["dashpot_ns_per_m"][None],
@@ -94,10 +121,28 @@ def _spring_mass(twin: Twin, worlds: int, device: str, options: dict[str, Any]) 
         restitution=one["restitution"],
         friction=one["friction"],
     )
-    if "substeps_per_frame" in options:
-        options = {**options, "substeps": options["substeps_per_frame"]}
-        del options["substeps_per_frame"]
-    return SpringMassSolver(model, parameters, worlds=worlds, device=device, **options)
+
+
+def _contacts(values: dict[str, np.ndarray]) -> tuple[GroundPlane | None, SelfCollision | None]:
+    """What touches, taken out of the parameters."""
+    from physgym.sim.contact import GroundPlane, SelfCollision
+
+    ground, collision = None, None
+    if "ground_normal" in values:
+        normal = values.pop("ground_normal")
+        ground = GroundPlane(
+            (float(normal[0]), float(normal[1]), float(normal[2])),
+            float(values.pop("ground_offset_m")),
+        )
+    else:  # nothing to bounce off or to rub against
+        values |= {"restitution": np.array(0.0), "friction": np.array(0.0)}
+    if "collision_distance_m" in values:
+        collision = SelfCollision(
+            float(values.pop("collision_distance_m")),
+            restitution=float(values.pop("collision_restitution")),
+            friction=float(values.pop("collision_friction")),
+        )
+    return ground, collision
 
 
 def _parameter_error(twin: Twin, what: str) -> TwinError:

@@ -4,6 +4,7 @@ Ground: PhysTwin's impulse (paper, appendix: table contact) with three changes. 
 stays inside the substep, so a node that grazes the plane does not jump; a node under the plane is
 put back on it, whatever its velocity; and there is no speed below which contact is ignored.
 Self-collision: the same impulse between two nodes, weighted alike on both, so momentum is kept.
+Box colliders: the ground's impulse against a box that moves as it is told and feels no node.
 """
 
 from __future__ import annotations
@@ -15,7 +16,14 @@ import warp as wp
 
 from physgym.errors import DataError
 
-__all__ = ["GroundPlane", "SelfCollision", "ground_response", "pair_velocity_change"]
+__all__ = [
+    "BoxCollider",
+    "GroundPlane",
+    "SelfCollision",
+    "box_response",
+    "ground_response",
+    "pair_velocity_change",
+]
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,36 @@ class SelfCollision:
                     expected="distance, skin, list size > 0; restitution in [0, 1]; friction >= 0",
                     fix=f"change {name}",
                 )
+
+
+@dataclass(frozen=True)
+class BoxCollider:
+    """A box that moves as it is told and pushes nodes: a plate, closed fingers.
+
+    Its frame is at its centre, with the axes along its edges; the pose comes with each rollout.
+
+    Attributes:
+        half_m: half the edge lengths [m], shape (3,).
+        margin_m: nodes are kept this far off the box [m], which rounds its edges. Nodes are points:
+            half the distance of neighbouring nodes stops a box from slipping between them.
+    """
+
+    half_m: tuple[float, float, float]
+    margin_m: float = 0.0
+
+    def __post_init__(self) -> None:
+        half = tuple(float(c) for c in self.half_m)
+        margin = float(self.margin_m)
+        fits = len(half) == 3 and all(0.0 < c < math.inf for c in half)
+        if not fits or not 0.0 <= margin < math.inf:
+            raise DataError(
+                f"half_m = {half}, margin_m = {margin}",
+                where="BoxCollider",
+                expected="three half edges > 0 and a margin >= 0, finite, metres",
+                fix="give half of each edge; a thin plate still has a thickness",
+            )
+        object.__setattr__(self, "half_m", half)
+        object.__setattr__(self, "margin_m", margin)
 
 
 @wp.func
@@ -162,3 +200,88 @@ def pair_velocity_change(
             keep = coulomb_scale(-un, speed, restitution, friction)
             change = (keep - 1.0) * ut - ((1.0 + restitution) * un) * n
     return change
+
+
+@wp.func
+def _box_distance(p: wp.vec3, half: wp.vec3, margin: float) -> tuple[float, wp.vec3]:
+    """Signed distance and normal in the box's frame; the margin's value where p is far off."""
+    sign = wp.vec3(
+        wp.where(p[0] < 0.0, -1.0, 1.0),
+        wp.where(p[1] < 0.0, -1.0, 1.0),
+        wp.where(p[2] < 0.0, -1.0, 1.0),
+    )
+    q = wp.cw_mul(sign, p) - half
+    deepest = wp.max(q[0], wp.max(q[1], q[2]))
+    distance = wp.max(deepest - margin, 0.0)
+    normal = wp.vec3(0.0, 0.0, sign[2])
+    if deepest < margin:
+        if deepest > 0.0:  # outside: the nearest face, edge or corner
+            s = wp.vec3(wp.max(q[0], 0.0), wp.max(q[1], 0.0), wp.max(q[2], 0.0))
+            length = wp.sqrt(wp.max(wp.dot(s, s), 1.0e-30))
+            distance = length - margin
+            normal = wp.cw_mul(sign, s) / length
+        else:  # inside: the nearest face
+            distance = deepest - margin
+            if q[0] == deepest:
+                normal = wp.vec3(sign[0], 0.0, 0.0)
+            elif q[1] == deepest:
+                normal = wp.vec3(0.0, sign[1], 0.0)
+    return distance, normal
+
+
+@wp.func
+def box_response(
+    x: wp.vec3,
+    v: wp.vec3,
+    centre: wp.vec3,
+    rotation: wp.mat33,
+    velocity: wp.vec3,
+    spin: wp.vec3,
+    half: wp.vec3,
+    margin: float,
+    restitution: float,
+    friction: float,
+    h: float,
+) -> tuple[wp.vec3, wp.vec3]:
+    """Start position and velocity with which a free substep ends as contact with the box makes it.
+
+    The impulse is the ground's, in the motion relative to the box's surface. The start is moved
+    instead of the end, so that the ground can have its turn afterwards.
+
+    Args:
+        x: position at the start of the substep [m].
+        v: velocity during the substep, before contact [m/s].
+        centre: centre of the box at the end of the substep [m].
+        rotation: from the box's frame to the world's, at the end of the substep.
+        velocity: of the centre [m/s].
+        spin: angular velocity of the box in the world's frame [rad/s].
+        half: half the edge lengths [m].
+        margin: distance that nodes keep [m].
+        restitution: 0 to 1.
+        friction: Coulomb coefficient.
+        h: length of the substep [s].
+
+    Returns:
+        x' [m] and v' [m/s]; the substep ends at x' + h v'.
+    """
+    r = x + v * h - centre
+    distance, local = _box_distance(wp.transpose(rotation) * r, half, margin)
+    x_new = x
+    v_new = v
+    if distance < 0.0:
+        n = rotation * local
+        slip = v - velocity - wp.cross(spin, r)
+        vn = wp.dot(slip, n)
+        if vn < 0.0:
+            vt = slip - vn * n
+            speed = wp.sqrt(wp.dot(vt, vt) + 1.0e-12)
+            keep = coulomb_scale(-vn, speed, restitution, friction)
+            change = (keep - 1.0) * vt - ((1.0 + restitution) * vn) * n
+            # How long the impact is over at the end of the substep.
+            left = wp.clamp(distance / vn, 0.0, h)
+            push = wp.max(left * (1.0 + restitution) * vn - distance, 0.0)
+            x_new = x - (h - left) * change + push * n
+            v_new = v + change
+        else:
+            x_new = x - distance * n
+    return x_new, v_new

@@ -5,12 +5,15 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 from types import ModuleType
 
 from physgym.doctor import Probe
 from physgym.errors import DeviceError
 
-__all__ = ["PROBE", "load_librealsense"]
+__all__ = ["PROBE", "frames_in_file", "load_librealsense"]
 
 _LIBUSB = "libusb-1.0.so.0"
 _FIX = "make setup (or: pip install 'physgym[cameras]')"
@@ -43,6 +46,26 @@ def load_librealsense() -> ModuleType:
             expected=f"{_LIBUSB} from the system or from the package libusb-package",
             fix=_FIX,
         ) from error
+
+
+def frames_in_file(file: Path) -> int | None:
+    """Frames in a recording of librealsense, also in one that grows.
+
+    Args:
+        file: a ``.db3`` (sqlite, with the tables of rosbag2).
+
+    Returns:
+        Frames of the stream that has the fewest; None when it is no such file.
+    """
+    query = (
+        "SELECT COUNT(*) FROM messages JOIN topics ON topics.id = messages.topic_id "
+        "WHERE topics.name LIKE '%/image/metadata' GROUP BY topics.id"
+    )
+    try:
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as base:
+            return min((int(count) for (count,) in base.execute(query)), default=None)
+    except sqlite3.DatabaseError:
+        return None
 
 
 def _preload_libusb() -> None:

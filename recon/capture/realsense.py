@@ -15,7 +15,7 @@ from typing import Any
 
 from physgym.camera import PinholeCamera
 from physgym.errors import DeviceError
-from recon.capture.librealsense import load_librealsense
+from recon.capture.librealsense import frames_in_file, load_librealsense
 from recon.capture.realsense_reader import CameraReport, Frame, Reader
 from recon.capture.realsense_settings import (
     RealSenseConfig,
@@ -39,7 +39,7 @@ class RealSenseRig:
             serial number, when None.
         config: resolution, rate, exposure and the like.
         files: recordings of librealsense (.db3), played back instead of hardware, at the pace at
-            which they were recorded; playback waits for a slow reader.
+            which they were recorded or as `RealSenseConfig.playing` says.
 
     Raises:
         DataError: on entry, if a recording cannot be opened.
@@ -145,9 +145,15 @@ class RealSenseRig:
         request.enable_stream(rs.stream.color, *size, rs.format.rgb8, config.fps)
         pipeline = rs.pipeline(self._context)
         frames = rs.frame_queue(config.queue_frames, keep_frames=True)
+        if self._files and config.playing == "fast":
+            frames = None
         try:
             device = request.resolve(rs.pipeline_wrapper(pipeline)).get_device()
-            if not device.is_playback():
+            if device.is_playback():
+                # Started at once, it plays its first frames to nobody. The reader resumes it.
+                device.as_playback().pause()
+                device.as_playback().set_real_time(config.playing != "fast")
+            else:
                 role: SyncRole = "off"
                 if config.hardware_sync:
                     role = "master" if is_first else "slave"
@@ -155,7 +161,7 @@ class RealSenseRig:
                     self.warnings += [
                         f"{name}: {text}" for text in apply_settings(sensor, config, role)
                     ]
-            profile = pipeline.start(request, frames)
+            profile = pipeline.start(request, *([frames] if frames is not None else []))
         except RuntimeError as error:
             raise DeviceError(
                 f"camera {name} does not start: {error}",
@@ -167,6 +173,21 @@ class RealSenseRig:
         color = profile.get_stream(rs.stream.color)
         self.cameras[name] = camera_from_profile(color, name=name, serial=serial)
         return Reader(name, serial, pipeline, profile, frames, config, self._arrived)
+
+    def frames_in_files(self) -> dict[str, int]:
+        """How many frames the recordings hold, whatever playback makes of them.
+
+        Returns:
+            Frames with colour and depth by camera; empty for connected cameras.
+        """
+        serials = {reader.serial: name for name, reader in self._readers.items()}
+        info = self._rs.camera_info.serial_number
+        return {
+            serials[serial]: count
+            for file, handle in zip(self._files, self._handles)
+            if (serial := handle.get_info(info)) in serials
+            and (count := frames_in_file(file)) is not None
+        }
 
     def frames(self) -> Iterator[Frame]:
         """Frames of all cameras in order of arrival, until every camera has ended or `stop`.
@@ -232,6 +253,19 @@ class RealSenseRig:
             Camera name -> report.
         """
         return {name: reader.report() for name, reader in self._readers.items()}
+
+    def ended(self) -> dict[str, str]:
+        """Cameras that have stopped, and why.
+
+        Returns:
+            Reason by camera name.
+        """
+        return {name: reader.ended for name, reader in self._readers.items() if reader.ended}
+
+    def request_stop(self) -> None:
+        """Let every camera stop soon; `frames` then ends. May be called from a signal handler."""
+        for reader in self._readers.values():
+            reader.request_stop()
 
     def stop(self) -> None:
         """Stop all cameras; frames that have arrived can still be read. More calls do nothing."""

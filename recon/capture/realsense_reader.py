@@ -11,12 +11,13 @@ import queue
 import threading
 import time
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from recon.capture.librealsense import load_librealsense
-from recon.capture.realsense_settings import RealSenseConfig
+from recon.capture.realsense_settings import RealSenseConfig, is_aligned
 from recon.capture.sync import Matched, NearestStampSynchroniser
 
 __all__ = ["CameraReport", "Frame", "Reader", "StreamReport"]
@@ -33,8 +34,9 @@ class Frame:
         camera: name of the camera.
         stamp_s: time of the colour image [s], on the clock named in the camera's report.
         rgb: colour (H, W, 3) uint8.
-        depth_m: depth along the optical axis [m], float32, 0 where there is none; (H, W), in the
-            colour image's pixels when the rig aligns.
+        depth_counts: depth along the optical axis as the sensor counts it, uint16, 0 where there is
+            none; (H, W), in the colour image's pixels when the rig aligns.
+        depth_unit_m: metres per count.
         depth_stamp_s: time of the depth image [s].
         number: the sensor's frame number of the colour image.
     """
@@ -42,9 +44,20 @@ class Frame:
     camera: str
     stamp_s: float
     rgb: np.ndarray = field(repr=False)
-    depth_m: np.ndarray = field(repr=False)
+    depth_counts: np.ndarray = field(repr=False)
+    depth_unit_m: float
     depth_stamp_s: float
     number: int
+
+    @cached_property
+    def depth_m(self) -> np.ndarray:
+        """Depth [m], float32, 0 where there is none, shape (H, W)."""
+        return self.depth_counts.astype(np.float32) * np.float32(self.depth_unit_m)
+
+    @property
+    def depth_mm(self) -> np.ndarray | None:
+        """The counts, where one count is a millimetre; None where it is not."""
+        return self.depth_counts if abs(self.depth_unit_m - 1e-3) < 1e-9 else None
 
 
 @dataclass(frozen=True)
@@ -125,9 +138,9 @@ class Reader(threading.Thread):
     Args:
         camera: its name.
         serial: its serial number.
-        pipeline: the started pipeline.
+        pipeline: the started pipeline; a recording is paused, so that its first frames wait.
         profile: what it runs with.
-        frames: librealsense's queue that the pipeline fills.
+        frames: librealsense's queue that the pipeline fills; None where it fills its own.
         config: resolution, rate, filters, bounds.
         arrived: takes (camera, frame), and (camera, None) once at the end.
     """
@@ -144,10 +157,14 @@ class Reader(threading.Thread):
     ) -> None:
         super().__init__(name=f"realsense-{camera}", daemon=True)
         self._rs: Any = load_librealsense()
-        self._camera, self._serial, self._config = camera, serial, config
+        self._camera, self.serial, self._config = camera, serial, config
         self._pipeline, self._frames, self._arrived = pipeline, frames, arrived
         device = profile.get_device()
         self._playback = device.as_playback() if device.is_playback() else None
+        # Played in real time, librealsense drops what finds no room in its own short queues; else
+        # it hands over every frame and waits.
+        self._waits = self._playback is not None and config.playing == "fast"
+        self._never_waits = self._playback is None or config.playing == "live"
         self.sensors = device.query_sensors()
         self._room = threading.Semaphore(config.queue_frames)
         self._stop_asked = threading.Event()
@@ -156,9 +173,11 @@ class Reader(threading.Thread):
             ("depth", "color"), slop_s=0.5 / config.fps, queue_length=8
         )
         self._delivered = self._overflowed = self._mixed = 0
-        self._paused, self._pause_above = False, config.queue_frames // 4
+        self._paused, self._pause_above = self._playback is not None, config.queue_frames // 4
         self._clock = self._ended = ""
-        self._align = self._rs.align(self._rs.stream.color) if config.align else None
+        self._unit_m = 1e-3
+        needed = config.align and not is_aligned(profile)
+        self._align = self._rs.align(self._rs.stream.color) if needed else None
         self._filters = _depth_filters(self._rs) if config.filters else []
 
     @property
@@ -169,6 +188,15 @@ class Reader(threading.Thread):
     def taken(self) -> None:
         """The consumer has taken one frame: there is room for another."""
         self._room.release()
+
+    @property
+    def ended(self) -> str:
+        """Why the camera stopped, ``""`` while it runs."""
+        return self._ended
+
+    def request_stop(self) -> None:
+        """Let the thread end soon, without waiting for it."""
+        self._stop_asked.set()
 
     def stop(self) -> None:
         """End the thread and the stream; more calls do nothing."""
@@ -182,6 +210,8 @@ class Reader(threading.Thread):
     def run(self) -> None:
         """Read until the camera ends, then say why and that it has ended."""
         try:
+            if self._playback is not None:
+                self._resume()  # it waits at its first frame
             self._ended = self._read()
         except RuntimeError as error:  # librealsense's own: a broken link among them
             self._ended = f"librealsense: {error}"
@@ -195,6 +225,8 @@ class Reader(threading.Thread):
         try:
             if self._paused:
                 self._resume()  # stopping a paused pipeline waits for ever
+            if self._waits and self._playback is not None:
+                self._playback.set_real_time(True)  # else it waits 10 s for who reads no more
             self._pipeline.stop()
         except RuntimeError:
             pass  # an unplugged camera cannot be stopped any more
@@ -203,7 +235,7 @@ class Reader(threading.Thread):
         config, started = self._config, time.monotonic()
         last, has_any = started, False
         while not self._stop_asked.is_set():
-            came, frame = self._frames.try_wait_for_frame(_POLL_MS)
+            came, frame = self._next()
             now = time.monotonic()
             if came:
                 has_any = True
@@ -222,8 +254,17 @@ class Reader(threading.Thread):
                 return f"no {'more frames' if has_any else 'frame at all'} within {silent_s:.1f} s"
         return "stopped"
 
+    def _next(self) -> tuple[bool, Any]:
+        if self._waits:  # a queue of ours would stand still then (librealsense 2.59)
+            came, frame = self._pipeline.try_wait_for_frames(_POLL_MS)
+        else:
+            came, frame = self._frames.try_wait_for_frame(_POLL_MS)
+        return bool(came), frame
+
     def _slow_down_playback(self) -> None:
         """Let a recording wait while its frames cannot be processed as fast as they come."""
+        if self._waits or self._never_waits:
+            return
         waiting = self._frames.size()
         if self._playback is not None and not self._paused and waiting > self._pause_above:
             self._playback.pause()
@@ -252,13 +293,13 @@ class Reader(threading.Thread):
             # the copy: librealsense takes its buffer back
             self._pair("color", color, np.array(color.get_data()))
         if depth and self._is_new("depth", depth) and (self._align is None or color):
-            self._pair("depth", depth, self._depth_m(frameset))
+            self._pair("depth", depth, self._depth_counts(frameset))
 
     def _is_new(self, stream: str, frame: Any) -> bool:
         self._clock = self._clock or str(frame.get_frame_timestamp_domain()).rpartition(".")[2]
         return self._counts[stream].is_new(frame.get_frame_number(), frame.get_timestamp() * 1e-3)
 
-    def _depth_m(self, frameset: Any) -> np.ndarray:
+    def _depth_counts(self, frameset: Any) -> np.ndarray:
         processed = frameset
         for depth_filter in self._filters:
             processed = depth_filter.process(processed).as_frameset()
@@ -266,8 +307,8 @@ class Reader(threading.Thread):
             # alignment needs the colour camera, not the colour image: an older one will do
             processed = self._align.process(processed).as_frameset()
         depth = processed.get_depth_frame()
-        counts = np.asarray(depth.get_data())
-        return counts.astype(np.float32) * np.float32(depth.get_units())
+        self._unit_m = float(depth.get_units())
+        return np.array(depth.get_data())  # the copy: as for colour
 
     def _pair(self, stream: str, frame: Any, image: np.ndarray) -> None:
         stamp_s = frame.get_timestamp() * 1e-3
@@ -284,7 +325,8 @@ class Reader(threading.Thread):
             camera=self._camera,
             stamp_s=match.stamps_s["color"],
             rgb=rgb,
-            depth_m=match.frames["depth"][1],
+            depth_counts=match.frames["depth"][1],
+            depth_unit_m=self._unit_m,
             depth_stamp_s=match.stamps_s["depth"],
             number=number,
         )
@@ -292,10 +334,11 @@ class Reader(threading.Thread):
 
     def _wait_for_room(self) -> bool:
         """A recording can wait for its reader, a camera cannot."""
-        if self._playback is None:
+        if self._playback is None or self._never_waits:
             return False
-        self._playback.pause()
-        self._paused = True  # goes on when the frames already on their way are processed
+        if not self._waits:
+            self._playback.pause()
+            self._paused = True  # goes on when the frames already on their way are processed
         while not self._room.acquire(timeout=0.05):
             if self._stop_asked.is_set():
                 return False
@@ -313,7 +356,7 @@ class Reader(threading.Thread):
             for name, count in self._counts.items()
         )
         return CameraReport(
-            serial=self._serial,
+            serial=self.serial,
             delivered=self._delivered,
             overflowed=self._overflowed,
             mixed_sets=self._mixed,

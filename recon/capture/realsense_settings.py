@@ -16,6 +16,7 @@ __all__ = [
     "SyncRole",
     "apply_settings",
     "camera_from_profile",
+    "is_aligned",
     "lock_exposure",
 ]
 
@@ -24,6 +25,7 @@ SyncRole = Literal["off", "master", "slave"]
 
 _SYNC_VALUE = {"off": 0, "master": 1, "slave": 2}
 _COLOR_EXPOSURE_UNIT_US = 100.0  # UVC: colour exposure counts in 100 us, depth exposure in 1 us
+_SAME_PX, _SAME_PLACE = 1e-3, 1e-6  # float32's last digits
 _DISTORTION_FIT_PX = 0.1  # half of what a good calibration reaches; beyond it the model is wrong
 
 
@@ -35,13 +37,17 @@ class RealSenseConfig:
         width: image width W [px].
         height: image height H [px].
         fps: frames per second.
-        align: move depth into the colour image (2 ms per frame of 640x480 on one core).
+        align: move depth into the colour image (2 ms per frame of 640x480 on one core); nothing is
+            done where the device's depth lies in the colour image already.
         filters: smooth depth as PhysTwin does, disparity -> spatial -> temporal (9 ms more per
             frame). Off: what is smoothed while recording cannot be undone.
         exposure_us: exposure of colour and depth [us]; the camera's own choice when None.
         gain: sensor gain in the camera's counts; its own choice when None.
         white_balance_k: colour temperature [K]; the camera's own choice when None.
         hardware_sync: trigger all cameras by the sync cable; the first camera is the master.
+        playing: how recordings are played. ``paced``: at their own pace, waiting for a slow reader.
+            ``fast``: as fast as they are read; librealsense then drops nothing, but one camera may
+            run ahead of the others. ``live``: at their own pace without waiting, as cameras send.
         queue_frames: frames per camera that wait for a slow consumer before any is lost.
         start_timeout_s: wait for the first frame [s].
         silence_s: a camera that sends nothing for this long has been unplugged [s].
@@ -56,6 +62,7 @@ class RealSenseConfig:
     gain: float | None = None
     white_balance_k: float | None = None
     hardware_sync: bool = False
+    playing: Literal["paced", "fast", "live"] = "paced"
     queue_frames: int = 60
     start_timeout_s: float = 5.0
     silence_s: float = 1.0
@@ -71,6 +78,12 @@ class RealSenseConfig:
         for name in ("exposure_us", "gain", "white_balance_k"):
             if getattr(self, name) is not None:
                 self._positive(name)
+        if self.playing not in ("paced", "fast", "live"):
+            raise DataError(
+                f"playing is {self.playing!r}",
+                where="RealSenseConfig.playing",
+                expected="paced, fast or live",
+            )
 
     def _positive(self, name: str) -> None:
         if not getattr(self, name) > 0:
@@ -171,6 +184,30 @@ def camera_from_profile(profile: Any, *, name: str, serial: str) -> PinholeCamer
     if distortion.any() and own.model != rs.distortion.brown_conrady:
         distortion = _forward_model(own, K, name)
     return PinholeCamera(name, serial, own.width, own.height, K, np.eye(4), distortion)
+
+
+def is_aligned(profile: Any) -> bool:
+    """Whether depth comes in the colour image's pixels: the same camera at the same place.
+
+    Args:
+        profile: what a started pipeline runs with.
+
+    Returns:
+        True where alignment would change nothing but close holes by a pixel.
+    """
+    rs = load_librealsense()
+    depth = profile.get_stream(rs.stream.depth).as_video_stream_profile()
+    color = profile.get_stream(rs.stream.color).as_video_stream_profile()
+    a, b = depth.get_intrinsics(), color.get_intrinsics()
+    same = all(
+        abs(getattr(a, key) - getattr(b, key)) < _SAME_PX
+        for key in ("width", "height", "fx", "fy", "ppx", "ppy")
+    )
+    if not same or not np.allclose(a.coeffs, b.coeffs, rtol=0.0, atol=_SAME_PLACE):
+        return False
+    between = depth.get_extrinsics_to(color)
+    turn = np.array(between.rotation) - np.eye(3).ravel()
+    return bool(max(np.abs(turn).max(), np.abs(between.translation).max()) < _SAME_PLACE)
 
 
 def _forward_model(own: Any, K: np.ndarray, name: str) -> np.ndarray:

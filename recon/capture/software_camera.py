@@ -18,11 +18,12 @@ import numpy as np
 from physgym.camera import PinholeCamera
 from physgym.errors import DataError
 from physgym.frames import inverse_T
-from recon.capture.librealsense import load_librealsense
+from recon.capture.librealsense import frames_in_file, load_librealsense
 
 __all__ = ["SoftwareCamera", "record_software_cameras"]
 
 _EARLIEST_WALL_CLOCK_S = 1e6
+_STUCK_S = 5.0
 _DEPTH_UID, _COLOR_UID = 1, 2
 
 
@@ -64,6 +65,7 @@ class SoftwareCamera:
         self._camera, self._depth_camera = camera, depth_camera or camera
         self._fps, self._unit_m = fps, depth_unit_m
         self._number, self._last_s = 0, -np.inf
+        self._path, self._fed = path, 0
         self._build(path)
 
     def _build(self, path: Path) -> None:
@@ -128,6 +130,7 @@ class SoftwareCamera:
             DataError: if an image has another size than its camera, or the stamp is unusable.
         """
         self._check_stamp(stamp_s)
+        self._fed += rgb is not None and depth_m is not None
         self._number = self._number + 1 if number is None else number
         if depth_m is not None:
             self._check_image(depth_m, self._depth_camera, (), "depth_m")
@@ -180,12 +183,23 @@ class SoftwareCamera:
         """Complete the file; more calls do nothing."""
         if self._recorder is None:
             return
+        self._wait_for_disk()
         for sensor in self._sensors:
             sensor.stop()
             sensor.close()
         self._sensors = []
         self._recorder = None  # librealsense writes the end of the file when the handle goes
         self._device = None
+
+    def _wait_for_disk(self) -> None:
+        """Wait while librealsense writes what it was fed: it gives up 10 s after it is closed."""
+        last, since_s = -1, time.monotonic()
+        while (now := frames_in_file(self._path) or 0) < self._fed:
+            if now > last:
+                last, since_s = now, time.monotonic()
+            elif time.monotonic() - since_s > _STUCK_S:
+                return  # a full disk
+            time.sleep(0.02)
 
     def __enter__(self) -> SoftwareCamera:
         """The camera, ready to be fed."""

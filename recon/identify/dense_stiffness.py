@@ -23,7 +23,7 @@ from recon.identify.segments import Segment
 from recon.identify.spring_network import SpringNetworkProblem
 from recon.identify.windows import alike, cut_windows, stacked
 
-__all__ = ["VALIDATION_SHARE", "Descent", "descend"]
+__all__ = ["VALIDATION_SHARE", "Descent", "descend", "huber", "offset_penalty"]
 
 # Standard deviations of log stiffness: of a spring from the object, and from its neighbourhood.
 _SIGMA_GLOBAL = 0.7
@@ -119,7 +119,6 @@ class _Adam:
         self.offset = torch.tensor(start.log_offset, dtype=torch.float64, requires_grad=True)
         self.mean = torch.as_tensor(problem.prior.mean)
         self.sigma = torch.as_tensor(problem.prior.sigma)
-        self.edges = torch.as_tensor(self.topology.edges.astype(np.int64))
         self.free = torch.as_tensor(problem.free_index)
         self.rate, self.halvings = _LEARNING_RATE, 0
         self.best = start
@@ -204,26 +203,35 @@ class _Adam:
                 stacked(group, "target")[:, :, self.free],
                 chamfer=self.problem.chamfer,
             )
-            value = torch.where(known, _huber(off, self.loss), torch.zeros_like(off))
+            value = torch.where(known, huber(off, self.loss), torch.zeros_like(off))
             total = total + value.sum(dtype=torch.float64)
             count += int(known.sum())
         return total / max(count, 1)
 
     def _penalty(self) -> torch.Tensor:
         """Half squared distances from the priors."""
-        first, second = self.edges[:, 0], self.edges[:, 1]
-        nodes = len(self.problem.rest_position)
-        both = torch.cat([first, second])
-        twice = torch.cat([self.offset, self.offset])
-        degree = torch.bincount(both, minlength=nodes).clamp(min=1)
-        mean = torch.zeros(nodes, dtype=torch.float64).index_add(0, both, twice) / degree
-        local = self.offset - 0.5 * (mean[first] + mean[second])
         prior = ((self.theta - self.mean) / self.sigma).square().sum()
-        return 0.5 * (
-            prior
-            + (self.offset / _SIGMA_GLOBAL).square().sum()
-            + (local / _SIGMA_LOCAL).square().sum()
-        )
+        nodes = len(self.problem.rest_position)
+        return 0.5 * prior + offset_penalty(self.offset, self.topology.edges, nodes)
+
+
+def offset_penalty(offset: torch.Tensor, edges: np.ndarray, nodes: int) -> torch.Tensor:
+    """Half squared distances of stiffness from the object's and from the neighbourhood's.
+
+    Args:
+        offset: log stiffness of each spring over the global one, shape (S,).
+        edges: the springs, shape (S, 2).
+        nodes: N.
+
+    Returns:
+        A scalar.
+    """
+    first, second = torch.as_tensor(edges.astype(np.int64)).unbind(1)
+    both, twice = torch.cat([first, second]), torch.cat([offset, offset])
+    degree = torch.bincount(both, minlength=nodes).clamp(min=1)
+    mean = torch.zeros(nodes, dtype=torch.float64).index_add(0, both, twice) / degree
+    local = offset - 0.5 * (mean[first] + mean[second])
+    return 0.5 * ((offset / _SIGMA_GLOBAL).square().sum() + (local / _SIGMA_LOCAL).square().sum())
 
 
 def _thinned(windows: list[Segment]) -> list[Segment]:
@@ -250,8 +258,16 @@ def _compared(
     return torch.cat([off, distance], -1), torch.cat([mask, known.all(-1)], -1)
 
 
-def _huber(off: torch.Tensor, loss: Loss) -> torch.Tensor:
-    """As `Loss.value`."""
+def huber(off: torch.Tensor, loss: Loss) -> torch.Tensor:
+    """As `Loss.value`.
+
+    Args:
+        off: residuals [m].
+        loss: scale and knee.
+
+    Returns:
+        The same shape.
+    """
     size = off.abs()
     knee = loss.knee_m
     return torch.where(size < knee, 0.5 * size.square() / knee, size - 0.5 * knee) / loss.scale_m

@@ -20,7 +20,7 @@ from physgym.twin import Twin
 from recon.identify.dense_stiffness import VALIDATION_SHARE, Descent, descend
 from recon.identify.kind import sheet_or_volume
 from recon.identify.least_squares import Fit, refine
-from recon.identify.network_topology import Topology
+from recon.identify.network_topology import Topology, level_ground
 from recon.identify.problem import cost
 from recon.identify.progress import Progress
 from recon.identify.segments import Segment, cut_segments
@@ -75,7 +75,7 @@ def identify_network(
         recordings,
         segments,
         mass_kg=mass_kg,
-        ground_height_m=config.ground_height_m,
+        ground=level_ground(np.asarray(recordings[0].gravity), config.ground_height_m),
         frame_stride=2,
         substeps_per_frame=config.substeps_per_frame,
         chamfer=config.chamfer,

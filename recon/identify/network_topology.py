@@ -38,15 +38,19 @@ class Topology:
     rest_length_m: np.ndarray
 
 
-def spacing_and_size(rest: np.ndarray, tracks: Tracks) -> tuple[float, float]:
+def spacing_and_size(
+    rest: np.ndarray, tracks: Tracks, *, neighbour: int = 1
+) -> tuple[float, float]:
     """The lengths that everything else is measured in.
 
     Args:
         rest: points at rest [m], shape (N, 3).
         tracks: says which of them are driven.
+        neighbour: take the distance to this nearest one. Grids want the first; points of a scan
+            have some that lie close by chance, and of a rope all around it.
 
     Returns:
-        Usual distance of a free point to its nearest, and the diagonal of the bounding box [m].
+        Usual distance of a free point to a near one, and the diagonal of the bounding box [m].
 
     Raises:
         DataError: if there are no two free points.
@@ -59,8 +63,9 @@ def spacing_and_size(rest: np.ndarray, tracks: Tracks) -> tuple[float, float]:
             expected="at least two points that are not driven",
             fix="name only the points that a gripper holds",
         )
-    distance, _ = cKDTree(free).query(free, k=2)
-    return float(np.median(distance[:, 1])), float(np.linalg.norm(np.ptp(rest, axis=0)))
+    neighbour = min(neighbour, len(free) - 1)
+    distance, _ = cKDTree(free).query(free, k=[neighbour + 1])
+    return float(np.median(distance)), float(np.linalg.norm(np.ptp(rest, axis=0)))
 
 
 def network_springs(

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from physgym.errors import BlowUpError
+from physgym.sim.contact import GroundPlane
 from physgym.sim.spring_mass import (
     SpringMassModel,
     SpringMassParameters,
@@ -25,7 +26,6 @@ from physgym.sim.spring_mass import (
 from physgym.sim.timestep import StepLimit, gershgorin_bound, substep_count
 from recon.identify.network_topology import (
     Topology,
-    level_ground,
     network_springs,
     spacing_and_size,
     triple,
@@ -78,7 +78,7 @@ class SpringNetworkProblem:
         recordings: tracks of one object.
         segments: what is simulated.
         mass_kg: mass of the whole object, shared equally by its free nodes.
-        ground_height_m: height of a horizontal ground that is touched, along minus gravity.
+        ground: what the object touches, or None.
         frame_stride: compare every so many frames.
         substeps_per_frame: override of the stability limit.
         chamfer: also compare every seen point with the nearest simulated one.
@@ -86,13 +86,15 @@ class SpringNetworkProblem:
         log_offset: of every spring's stiffness from the global one, shape (S,).
     """
 
+    _SPACING_NEIGHBOUR = 1
+
     def __init__(
         self,
         recordings: list[Tracks],
         segments: list[Segment],
         *,
         mass_kg: float,
-        ground_height_m: float | None = None,
+        ground: GroundPlane | None = None,
         frame_stride: int = 1,
         substeps_per_frame: int | None = None,
         chamfer: bool = False,
@@ -103,19 +105,21 @@ class SpringNetworkProblem:
         self.recordings, self.segments, self.mass_kg = recordings, segments, mass_kg
         self.stride, self.chamfer, self._substeps = frame_stride, chamfer, substeps_per_frame
         self.topology, self.log_offset = topology, log_offset
-        self._ground_height_m = ground_height_m
         self.driven_index = np.asarray(first.driven_index)
         self.free_index = first.free_index
         rest = first.rest_position if first.rest_position is not None else segments[0].position
         self.rest_position = np.asarray(rest, np.float64)
-        self.spacing_m, self.size_m = spacing_and_size(self.rest_position, first)
+        self.spacing_m, self.size_m = spacing_and_size(
+            self.rest_position, first, neighbour=self._SPACING_NEIGHBOUR
+        )
         self.gravity = np.asarray(first.gravity, np.float64)
         strength = float(np.linalg.norm(self.gravity))
-        self.ground = level_ground(self.gravity, ground_height_m)
+        self.ground = ground
         # Strain under its own weight is g L / c^2 at a wave speed c; without weight, the Earth's.
         self._speed2 = (strength or 9.81) * self.size_m / _OWN_STRAIN
         self.loss = Loss(scale_m=8e-3 * self.size_m, knee_m=3e-2 * self.size_m)
-        self.prior = _prior(with_ground=self.ground is not None, with_topology=topology is None)
+        self.global_names = tuple(self._coordinates())
+        self.prior = self._prior()
         self._made: dict[tuple[int, ...], Topology] = {}
         inverse = np.full(len(self.rest_position), len(self.free_index) / mass_kg)
         inverse[self.driven_index] = 0.0
@@ -128,7 +132,22 @@ class SpringNetworkProblem:
     @property
     def global_count(self) -> int:
         """G, coordinates that are no topology."""
-        return len(GLOBALS) + (len(_CONTACT) if self.ground is not None else 0)
+        return len(self.global_names)
+
+    def _stiffness_scale(
+        self, scalars: dict[str, torch.Tensor], candidate: int, topology: Topology
+    ) -> np.ndarray | float:
+        """What multiplies the stiffness of single springs, shape (S,), or 1."""
+        return 1.0
+
+    def _coordinates(self) -> dict[str, tuple[float, float, float]]:
+        """The global ones, with mean, sigma and step of each."""
+        return GLOBALS | (_CONTACT if self.ground is not None else {})
+
+    def _prior(self) -> Prior:
+        table = self._coordinates() | (TOPOLOGY if self.topology is None else {})
+        mean, sigma, step = (np.array(column) for column in zip(*table.values()))
+        return Prior(tuple(table), mean, sigma, step)
 
     def frozen(
         self, topology: Topology, log_offset: np.ndarray | None = None
@@ -146,7 +165,7 @@ class SpringNetworkProblem:
             self.recordings,
             self.segments,
             mass_kg=self.mass_kg,
-            ground_height_m=self._ground_height_m,
+            ground=self.ground,
             frame_stride=self.stride,
             substeps_per_frame=self._substeps,
             chamfer=self.chamfer,
@@ -199,7 +218,7 @@ class SpringNetworkProblem:
             ``stiffness_n`` (of a spring as long as the spacing), ``length_exponent``,
             ``dashpot_ns_per_m``, ``drag_per_s``, ``restitution`` and ``friction``, shape (Q,).
         """
-        column = dict(zip([*GLOBALS, *_CONTACT], theta[:, : self.global_count].unbind(1)))
+        column = dict(zip(self.global_names, theta[:, : self.global_count].unbind(1)))
         exponent = column["length_exponent"]
         lengths = [torch.as_tensor(t.rest_length_m) for t in topologies]
         weighted = torch.stack(
@@ -379,6 +398,7 @@ class SpringNetworkProblem:
             length = topology.rest_length_m / self.spacing_m
             slope = np.exp(offset) * length ** float(scalars["length_exponent"][q])
             slope *= float(scalars["stiffness_n"][q]) / topology.rest_length_m
+            slope *= self._stiffness_scale(scalars, q, topology)
             # Gershgorin's bound costs next to nothing and asks for a tenth more substeps.
             omega2 = float(gershgorin_bound(topology.edges, slope, self._inverse_mass).max())
             even = np.full(len(slope), float(scalars["dashpot_ns_per_m"][q]))
@@ -387,13 +407,3 @@ class SpringNetworkProblem:
             limit = StepLimit(dt_max_s, math.sqrt(omega2), rate, 0)
             counts.append(substep_count(dt_s, limit, safety=_SAFETY))
         return np.array(counts)
-
-
-def _prior(*, with_ground: bool, with_topology: bool) -> Prior:
-    table = dict(GLOBALS)
-    if with_ground:
-        table |= _CONTACT
-    if with_topology:
-        table |= TOPOLOGY
-    mean, sigma, step = (np.array(column) for column in zip(*table.values()))
-    return Prior(tuple(table), mean, sigma, step)

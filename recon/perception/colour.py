@@ -9,7 +9,14 @@ import cv2
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-__all__ = ["ColourModel", "around", "grown_by_colour", "largest_part", "parts_touched"]
+__all__ = [
+    "ColourModel",
+    "around",
+    "colour_share",
+    "grown_by_colour",
+    "largest_part",
+    "parts_touched",
+]
 
 _BINS = 32  # of each colour channel
 _UNSEEN = 1e-6  # share of a bin below which a colour counts as never seen
@@ -46,6 +53,23 @@ class ColourModel:
             Shape (H, W), float32; a quarter for colours that were never seen.
         """
         return np.asarray(self._share[_colour_code(rgb)])
+
+
+def colour_share(rgb: np.ndarray, front: np.ndarray, back: np.ndarray) -> np.ndarray:
+    """How much a pixel's colour speaks for one region of the image against another.
+
+    Args:
+        rgb: uint8, shape (H, W, 3).
+        front: one region, shape (H, W), bool.
+        back: the other.
+
+    Returns:
+        Shape (H, W), float32: 1 for colours that only ``front`` has, 0 for those of ``back`` alone.
+    """
+    code = _colour_code(rgb)
+    ahead, behind = _smooth_histogram(code[front]), _smooth_histogram(code[back])
+    share = (ahead + _UNSEEN) / (ahead + behind + 4.0 * _UNSEEN)
+    return np.asarray(share.astype(np.float32)[code])
 
 
 def grown_by_colour(

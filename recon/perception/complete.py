@@ -42,6 +42,7 @@ Kind = Literal["volume", "sheet", "rope"]
 # height, rests on it: what is lower is hidden by the object itself.
 _RESTS_M = 0.05
 _MOST_CELLS = 2_000_000
+_THICKEST_SHEET_M = 0.012  # a towel folded twice
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,17 +80,19 @@ class Silhouette:
     blocked: np.ndarray | None = None
 
 
-def guess_kind(points: np.ndarray) -> Kind:
+def guess_kind(points: np.ndarray, *, table: Plane | None = None) -> Kind:
     """Rope, sheet or volume, from the shape of an observed cloud.
 
     Args:
         points: observed cloud [m], shape (N, 3).
+        table: what it may lie on, normal up, or None.
 
     Returns:
         ``rope`` where a centre line can be drawn that is eight times longer than the cloud is wide
         about it; ``sheet`` where the cloud is thinner than a sixth of its second extent; else
-        ``volume``. A folded or hanging sheet passes for a volume, and a box that is seen from
-        straight above for a sheet: users should say what they have.
+        ``volume``. A flat top that stays up over the table is a volume's. A folded or hanging sheet
+        passes for a volume, and without a table, a box seen from above for a sheet: users should
+        say what they have.
 
     Raises:
         DataError: if there are fewer than ten points.
@@ -102,8 +105,16 @@ def guess_kind(points: np.ndarray) -> Kind:
             return "rope"
     except DataError:
         pass  # no rope
-    size = _extents(points[voxel_downsample(points, 0.004)])
-    return "sheet" if size[2] < size[1] / 6.0 else "volume"
+    thin = points[voxel_downsample(points, 0.004)]
+    size = _extents(thin)
+    if size[2] >= size[1] / 6.0:
+        return "volume"
+    if table is not None:
+        normal = np.linalg.svd(thin - thin.mean(axis=0), full_matrices=False)[2][2]
+        lies = abs(float(normal @ table.normal)) > 0.95 and table.height(thin).min() < _RESTS_M
+        if lies and np.median(table.height(thin)) > _THICKEST_SHEET_M:
+            return "volume"
+    return "sheet"
 
 
 def complete(

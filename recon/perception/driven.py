@@ -59,14 +59,18 @@ class GripperTrack:
         T_world_gripper: shape (T, 4, 4); the origin lies between the jaws.
         closed: shape (T,), bool; all True for a tool that has no jaws.
         jaw_half_m: half sizes of the box between the jaws [m], shape (3,), in the gripper's axes.
-        tool_half_m: half sizes of the box that pushes, about the origin [m]; None takes
-            ``jaw_half_m``.
+        tool_half_m: half sizes of the box that pushes: the closed fingers, or a plate [m]; None
+            takes ``jaw_half_m``.
+        tool_centre_m: middle of that box in the gripper's axes [m].
+        jaws: False for a plate, which has none and only pushes.
     """
 
     T_world_gripper: np.ndarray
     closed: np.ndarray
     jaw_half_m: tuple[float, float, float]
     tool_half_m: tuple[float, float, float] | None = None
+    tool_centre_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    jaws: bool = True
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not fit each other.
@@ -124,12 +128,12 @@ def driven_from_gripper(
         it never does.
     """
     start, stop = _longest_run(gripper.closed)
-    held = _held(gripper, object_points, start) if stop > start else None
+    held = _held(gripper, object_points, start) if gripper.jaws and stop > start else None
     if held is not None:
         return _carried(gripper, held[farthest_points(held, count)], start, stop, "jaws")
     if stop == start:
         start, stop = 0, len(gripper.closed)
-    tool = _box_surface(gripper.tool_half_m or gripper.jaw_half_m)
+    tool = _box_surface(gripper.tool_half_m or gripper.jaw_half_m) + gripper.tool_centre_m
     tool = tool[farthest_points(tool, count)]
     for frame in range(start, stop):
         there = object_points(frame)

@@ -11,19 +11,22 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from physgym.errors import DataError
-from recon.perception.colour import grown_by_colour, largest_part
-from recon.perception.lift import LiftConfig, View, depth_edges, lift_mask
+from recon.perception.colour import grown_by_colour
+from recon.perception.driven import GripperTrack
+from recon.perception.lift import LiftConfig, View, lift_mask
+from recon.perception.lying import lying_flat
 from recon.perception.plugins import Segmenter
 from recon.perception.prompt import Prompt, mask_from_prompt
-from recon.perception.segment import FlowSegmenter
-from recon.perception.table import Plane, fit_table, height_above
+from recon.perception.segment import FlowSegmenter, PackedMasks
+from recon.perception.standing import CLEARANCE_M, above_table, standing_out
+from recon.perception.table import Plane, fit_table
 from recon.tracks import PhysGymWarning
 
 __all__ = ["find_table", "object_masks"]
 
-_CLEARANCE_M = 0.006
 _SMALLEST_OBJECT = 0.001  # of an image
-_HIGHEST_M = 0.6  # what stands higher above the table is no soft object on it
+
+Masks = Sequence[np.ndarray]
 
 
 def find_table(views: Sequence[View], up: np.ndarray) -> Plane | None:
@@ -52,20 +55,26 @@ def object_masks(
     prompts: Mapping[str, Prompt],
     *,
     table: Plane | None,
-    blocked: Sequence[Sequence[np.ndarray]] | None = None,
+    known: Sequence[Masks | None] | None = None,
+    blocked: Sequence[Masks] | None = None,
     segmenter: Segmenter | None = None,
-) -> list[Sequence[np.ndarray]]:
+    grippers: Sequence[GripperTrack] = (),
+) -> list[Masks]:
     """Masks of one object in every camera and frame.
 
     Args:
         views: C views.
-        prompts: by camera name. Without any, the largest thing above the table is the object.
+        prompts: by camera name; other cameras get theirs from these, through depth. Without any,
+            and without known masks, the object is what stands on the table.
         table: what it lies on.
+        known: masks that are known, C of T; None for a camera without.
         blocked: what may hide it, C of T masks.
         segmenter: carries masks through time; flow and colour when None.
+        grippers: of known pose, which are not the object.
 
     Returns:
-        C of T masks, shape (H, W), bool.
+        C of T masks, shape (H, W), bool; a camera that does not see the object in the first frame
+        has empty ones, with a warning.
 
     Raises:
         DataError: if a prompt names no camera or finds nothing, or nothing tells the object.
@@ -74,62 +83,101 @@ def object_masks(
     unknown = sorted(set(prompts) - set(names))
     if unknown:
         raise DataError(f"prompts for {unknown}", where="object_masks", expected=f"of {names}")
-    above = [_above(view, table, _in(blocked, index)) for index, view in enumerate(views)]
-    first: dict[str, np.ndarray] = {}
-    for index, (view, candidate) in enumerate(zip(views, above, strict=True)):
-        prompt = prompts.get(view.camera.name)
-        if prompt is not None:
-            first[view.camera.name] = _first_mask(view, prompt, candidate)
-        elif not prompts:
-            if candidate is None:
-                raise DataError(
-                    "no prompt and no table",
-                    where="object_masks",
-                    expected="a prompt for at least one camera",
-                )
-            first[view.camera.name] = _standing_out(view, candidate, _in(blocked, index))
-    seen = [
-        lift_mask(v.camera, np.asarray(v.depth_m[0]), first[n])[0]
-        for v, n in zip(views, names, strict=True)
-        if n in first
-    ]
-    known = np.concatenate(seen)
-    result: list[Sequence[np.ndarray]] = []
-    for index, (view, candidate) in enumerate(zip(views, above, strict=True)):
-        start = first.get(view.camera.name)
-        if start is None:
-            start = _first_mask(view, _carried_prompt(view, known), candidate)
-        carrier = segmenter or FlowSegmenter(
-            view.camera, table, blocked=None if blocked is None else blocked[index]
-        )
-        result.append(carrier.propagate(view.rgb, view.depth_m, start))
+    given = list(known) if known is not None else [None] * len(views)
+    first = _first_masks(views, prompts, given, table, blocked, grippers)
+    result: list[Masks] = []
+    for index, view in enumerate(views):
+        own, start = given[index], first[index]
+        if own is not None:
+            result.append(own)
+        elif not start.any():
+            warnings.warn(
+                f"camera {names[index]!r} does not see the object in frame 0: it is left out",
+                PhysGymWarning,
+                stacklevel=3,
+            )
+            result.append(PackedMasks(np.zeros_like(start) for _ in range(len(view))))
+        else:
+            carrier = segmenter or FlowSegmenter(
+                view.camera, table, blocked=None if blocked is None else blocked[index]
+            )
+            result.append(PackedMasks(carrier.propagate(view.rgb, view.depth_m, start)))
     return result
 
 
-def _in(blocked: Sequence[Sequence[np.ndarray]] | None, index: int) -> np.ndarray | None:
-    return None if blocked is None else np.asarray(blocked[index][0])
+def _first_masks(
+    views: Sequence[View],
+    prompts: Mapping[str, Prompt],
+    known: Sequence[Masks | None],
+    table: Plane | None,
+    blocked: Sequence[Masks] | None,
+    grippers: Sequence[GripperTrack],
+) -> list[np.ndarray]:
+    """The object in the first frame of every camera; empty where it is not seen."""
+    hidden = None if blocked is None else [np.asarray(masks[0]) for masks in blocked]
+    if not prompts and all(masks is None for masks in known):
+        return _without_prompt(views, table, hidden, grippers)
+    above = [
+        None if table is None else above_table(view, table, None if hidden is None else hidden[c])
+        for c, view in enumerate(views)
+    ]
+    first: list[np.ndarray | None] = []
+    for view, masks, candidate in zip(views, known, above, strict=True):
+        prompt = prompts.get(view.camera.name)
+        if masks is not None:
+            first.append(np.asarray(masks[0]))
+        else:
+            first.append(None if prompt is None else _first_mask(view, prompt, candidate))
+    seen = [
+        lift_mask(view.camera, np.asarray(view.depth_m[0]), mask)[0]
+        for view, mask in zip(views, first, strict=True)
+        if mask is not None
+    ]
+    points = np.concatenate(seen)
+    every = []
+    for view, mask, candidate in zip(views, first, above, strict=True):
+        if mask is None:
+            prompt = _carried_prompt(view, points)
+            empty = np.zeros((view.camera.height, view.camera.width), bool)
+            mask = empty if prompt is None else _first_mask(view, prompt, candidate)
+        every.append(mask)
+    return every
 
 
-def _above(view: View, table: Plane | None, hidden: np.ndarray | None) -> np.ndarray | None:
+def _without_prompt(
+    views: Sequence[View],
+    table: Plane | None,
+    hidden: Sequence[np.ndarray] | None,
+    grippers: Sequence[GripperTrack],
+) -> list[np.ndarray]:
     if table is None:
-        return None
-    height = height_above(view.camera, np.asarray(view.depth_m[0]), table)
-    candidate = (height > _CLEARANCE_M) & (height < _HIGHEST_M)
-    # Two things, one in front of the other, are one region of the image but for the jump of depth.
-    candidate &= ~depth_edges(np.asarray(view.depth_m[0]))
-    return candidate if hidden is None else candidate & ~hidden
-
-
-def _standing_out(view: View, above: np.ndarray, hidden: np.ndarray | None) -> np.ndarray:
-    found = largest_part(above)
-    if found.mean() < _SMALLEST_OBJECT:
         raise DataError(
-            f"nothing stands more than {1e3 * _CLEARANCE_M:.0f} mm above the table",
-            where=f"camera {view.camera.name!r}, frame 0",
-            expected="an object above the table",
-            fix="point the object out with a prompt (a cloth that lies flat needs one)",
+            "no prompt and no table",
+            where="object_masks",
+            expected="a prompt for at least one camera",
         )
-    return grown_by_colour(np.asarray(view.rgb[0]), found, hidden=hidden)
+    found = standing_out(views, table, hidden=hidden, grippers=grippers)
+    if max(float(mask.mean()) for mask in found) < _SMALLEST_OBJECT:
+        found = lying_flat(views, table, hidden=hidden)
+    held = any(gripper.closed[0] for gripper in grippers)
+    if held and max(float(mask.mean()) for mask in found) < _SMALLEST_OBJECT:
+        found = standing_out(views, table, hidden=hidden, grippers=grippers, in_jaws=True)
+    if max(float(mask.mean()) for mask in found) < _SMALLEST_OBJECT:
+        raise DataError(
+            f"nothing stands more than {1e3 * CLEARANCE_M:.0f} mm above the table, and nothing "
+            "that lies on it differs from it in colour",
+            where=f"cameras {', '.join(view.camera.name for view in views)}, frame 0",
+            expected="an object on the table",
+            fix="point the object out with a prompt",
+        )
+    grown = []
+    for index, (view, mask) in enumerate(zip(views, found, strict=True)):
+        if mask.mean() < 0.2 * _SMALLEST_OBJECT:
+            grown.append(np.zeros_like(mask))
+            continue
+        not_it = None if hidden is None else hidden[index]
+        grown.append(grown_by_colour(np.asarray(view.rgb[0]), mask, hidden=not_it))
+    return grown
 
 
 def _first_mask(view: View, prompt: Prompt, candidate: np.ndarray | None) -> np.ndarray:
@@ -144,7 +192,7 @@ def _first_mask(view: View, prompt: Prompt, candidate: np.ndarray | None) -> np.
     return mask_from_prompt(rgb, prompt)
 
 
-def _carried_prompt(view: View, points: np.ndarray) -> Prompt:
+def _carried_prompt(view: View, points: np.ndarray) -> Prompt | None:
     """Clicks where points of the object, known from another camera, are seen by this one."""
     pixel, depth = view.camera.project(points)
     inside = np.isfinite(pixel).all(axis=1) & view.camera.visible(np.nan_to_num(pixel, nan=-9.0))
@@ -152,11 +200,4 @@ def _carried_prompt(view: View, points: np.ndarray) -> Prompt:
     at = (row.clip(0, view.camera.height - 1), column.clip(0, view.camera.width - 1))
     same = np.abs(np.asarray(view.depth_m[0])[at] - depth[inside]) < 0.01
     clicks = pixel[inside][same]
-    if len(clicks) < 5:
-        raise DataError(
-            f"camera {view.camera.name!r} sees nothing of what the prompted cameras see",
-            where="object_masks",
-            expected="an overlap of the views",
-            fix="give this camera a prompt of its own, and check the calibration",
-        )
-    return Prompt(clicks=clicks[:: max(1, len(clicks) // 40)])
+    return Prompt(clicks=clicks[:: max(1, len(clicks) // 40)]) if len(clicks) >= 5 else None

@@ -1,7 +1,8 @@
 """The spring-mass step as plain Warp kernels: the reference, and what runs on CUDA.
 
 One substep is: spring forces; velocity from forces, gravity and drag; impulses between nodes (if
-on); position and ground. Driven nodes are written to where they are at the next substep's forces.
+on); box colliders, one after the other (if any); position and ground. Driven nodes are written to
+where they are at the next substep's forces.
 Shapes: B worlds, N nodes, S springs, K driven points, R = 2 S row entries, M candidates of a node.
 Parameters with a first axis of length 1 are shared by all worlds.
 """
@@ -10,9 +11,10 @@ from __future__ import annotations
 
 import warp as wp
 
-from physgym.sim.contact import ground_response, pair_velocity_change
+from physgym.sim.contact import box_response, ground_response, pair_velocity_change
 
 __all__ = [
+    "box_contact",
     "collect_candidates",
     "count_contacts",
     "pair_impulses",
@@ -136,6 +138,67 @@ def velocity_step(
     else:
         v_new = v + (h * im) * force[b, i] + h * gravity
         v_out[b, i] = v_new * decay[wp.min(b, decay.shape[0] - 1)]
+
+
+@wp.kernel
+def box_contact(
+    # State in:
+    x_in: wp.array2d(dtype=wp.vec3),
+    v_in: wp.array2d(dtype=wp.vec3),
+    # Model:
+    driven_slot: wp.array(dtype=int),
+    restitution: wp.array(dtype=float),
+    friction: wp.array(dtype=float),
+    half: wp.vec3,
+    margin: float,
+    h: float,
+    # Control:
+    pose_from: wp.array3d(dtype=float),
+    pose_to: wp.array3d(dtype=float),
+    collider: int,
+    weight: float,
+    inv_frame: float,
+    # State out:
+    x_out: wp.array2d(dtype=wp.vec3),
+    v_out: wp.array2d(dtype=wp.vec3),
+):
+    """Contact with one box; see `contact.box_response` for what the outputs mean."""
+    b, i = wp.tid()
+    x = x_in[b, i]
+    v = v_in[b, i]
+    x_new = x
+    v_new = v
+    if driven_slot[i] < 0:
+        w = wp.min(b, pose_to.shape[0] - 1)
+        c = collider
+        c0 = wp.vec3(pose_from[w, c, 0], pose_from[w, c, 1], pose_from[w, c, 2])
+        c1 = wp.vec3(pose_to[w, c, 0], pose_to[w, c, 1], pose_to[w, c, 2])
+        a0 = pose_from[w, c, 3]
+        a = wp.vec3(pose_from[w, c, 4], pose_from[w, c, 5], pose_from[w, c, 6])
+        b0 = pose_to[w, c, 3]
+        bv = wp.vec3(pose_to[w, c, 4], pose_to[w, c, 5], pose_to[w, c, 6])
+        # The quaternion goes straight from a to b; dividing by its square normalises it.
+        q0 = b0 - (1.0 - weight) * (b0 - a0)
+        q = _driven_position(a, bv, weight)
+        square = q0 * q0 + wp.dot(q, q)
+        spin = (2.0 * inv_frame / square) * (a0 * bv - b0 * a + wp.cross(a, bv))
+        turn = (q0 * q0 - wp.dot(q, q)) * wp.identity(n=3, dtype=float)
+        turn = (turn + 2.0 * wp.outer(q, q) + 2.0 * q0 * wp.skew(q)) / square
+        x_new, v_new = box_response(
+            x,
+            v,
+            _driven_position(c0, c1, weight),
+            turn,
+            (c1 - c0) * inv_frame,
+            spin,
+            half,
+            margin,
+            restitution[wp.min(b, restitution.shape[0] - 1)],
+            friction[wp.min(b, friction.shape[0] - 1)],
+            h,
+        )
+    x_out[b, i] = x_new
+    v_out[b, i] = v_new
 
 
 @wp.kernel

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from physgym.errors import DataError
-from physgym.sim.contact import GroundPlane, SelfCollision
+from physgym.sim.contact import BoxCollider, GroundPlane, SelfCollision
 from physgym.sim.spring_mass.force_law import ForceLaw, clamp_one_sided, stiffness_coefficient
 from physgym.sim.spring_mass.topology import exclusion_rows, merge_springs, rest_lengths
 
@@ -34,6 +34,8 @@ class SpringMassModel:
         gravity_m_per_s2: gravity vector [m/s^2].
         ground: a plane that nodes stay above, or None.
         self_collision: impulses between near nodes, or None.
+        colliders: boxes that move as they are told; a node meets them in this order, then the
+            ground. Driven nodes pass through them.
         stiffness_range: every stiffness is clamped to this range, in the law's unit.
         driven_dashpot: True lets dashpots see the true velocity of driven points; False is
             PhysTwin's
@@ -48,6 +50,7 @@ class SpringMassModel:
     gravity_m_per_s2: tuple[float, float, float] = (0.0, 0.0, -9.81)
     ground: GroundPlane | None = None
     self_collision: SelfCollision | None = None
+    colliders: tuple[BoxCollider, ...] = ()
     stiffness_range: tuple[float, float] = (0.0, 1.0e7)
     driven_dashpot: bool = True
 
@@ -84,6 +87,15 @@ class SpringMassModel:
                 expected="different nodes",
                 fix="remove repeats",
             )
+        colliders = tuple(self.colliders)
+        if not all(isinstance(box, BoxCollider) for box in colliders):
+            raise DataError(
+                f"colliders = {colliders}",
+                where="SpringMassModel.colliders",
+                expected="a tuple of BoxCollider",
+                fix="put a single box into a tuple",
+            )
+        object.__setattr__(self, "colliders", colliders)
         if not math.isfinite(self.law_exponent) or self.law_exponent < 0.0:
             raise DataError(
                 f"law_exponent = {self.law_exponent}",
@@ -129,6 +141,8 @@ class SpringMassModel:
         drag_per_s: float = 0.0,
         restitution: float = 0.0,
         friction: float = 0.0,
+        collider_restitution: float = 0.0,
+        collider_friction: float = 0.5,
     ) -> SpringMassParameters:
         """Uniform parameters with the rest shape's lengths.
 
@@ -139,6 +153,8 @@ class SpringMassModel:
             drag_per_s: velocity decay rate [1/s].
             restitution: of the ground, 0 to 1.
             friction: Coulomb coefficient of the ground.
+            collider_restitution: of the box colliders, 0 to 1.
+            collider_friction: Coulomb coefficient of the box colliders.
 
         Returns:
             Parameters shared by all worlds.
@@ -152,6 +168,8 @@ class SpringMassModel:
             drag_per_s=torch.tensor([drag_per_s]),
             restitution=torch.tensor([restitution]),
             friction=torch.tensor([friction]),
+            collider_restitution=torch.tensor([collider_restitution]),
+            collider_friction=torch.tensor([collider_friction]),
         )
 
 
@@ -165,6 +183,10 @@ class Coefficients(NamedTuple):
     decay: torch.Tensor  # (B or 1,), exp(-h c)
     restitution: torch.Tensor  # (B or 1,)
     friction: torch.Tensor  # (B or 1,)
+    collider_restitution: torch.Tensor  # (B or 1,)
+    collider_friction: torch.Tensor  # (B or 1,)
+    # Where the boxes are; given with each rollout, and no gradient flows to it.
+    collider_pose: torch.Tensor  # (B or 1, T, C, 7), xyz and unit quat_wxyz
 
 
 @dataclass(frozen=True)
@@ -180,6 +202,9 @@ class SpringMassParameters:
         restitution: of the ground, clamped to [0, 1], shape (B or 1,).
         friction: Coulomb coefficient of the ground, clamped to 0 and more, shape (B or 1,).
         eta: weight of each spring (Spring-Gaus's soft vector), shape (B or 1, S or 1).
+        collider_restitution: of all box colliders, clamped to [0, 1], shape (B or 1,).
+        collider_friction: Coulomb coefficient of all box colliders, clamped to 0 and more, shape
+            (B or 1,).
     """
 
     log_stiffness: torch.Tensor
@@ -190,6 +215,8 @@ class SpringMassParameters:
     restitution: torch.Tensor
     friction: torch.Tensor
     eta: torch.Tensor = field(default_factory=lambda: torch.ones(1, 1))
+    collider_restitution: torch.Tensor = field(default_factory=lambda: torch.zeros(1))
+    collider_friction: torch.Tensor = field(default_factory=lambda: torch.full((1,), 0.5))
 
     def replace(self, **changes: torch.Tensor) -> SpringMassParameters:
         """A copy with some tensors changed.
@@ -222,6 +249,8 @@ class SpringMassParameters:
             "restitution": ({1, worlds},),
             "friction": ({1, worlds},),
             "eta": ({1, worlds}, {1, springs}),
+            "collider_restitution": ({1, worlds},),
+            "collider_friction": ({1, worlds},),
         }
         positive = {"rest_length_m", "mass_kg"}
         for name, allowed in shapes.items():
@@ -244,12 +273,18 @@ class SpringMassParameters:
                     fix="drop springs without length and nodes without mass",
                 )
 
-    def coefficients(self, model: SpringMassModel, substep_s: float) -> Coefficients:
+    def coefficients(
+        self,
+        model: SpringMassModel,
+        substep_s: float,
+        collider_pose: torch.Tensor | None = None,
+    ) -> Coefficients:
         """What the kernels multiply with; gradients flow through.
 
         Args:
             model: the model they are meant for.
             substep_s: length of a substep [s].
+            collider_pose: poses of the colliders with unit quaternions, shape (B or 1, T, C, 7).
 
         Returns:
             Float32 coefficients.
@@ -270,5 +305,8 @@ class SpringMassParameters:
             decay=torch.exp(-substep_s * self.drag_per_s),
             restitution=clamp_one_sided(self.restitution, 0.0, 1.0),
             friction=clamp_one_sided(self.friction, 0.0, float("inf")),
+            collider_restitution=clamp_one_sided(self.collider_restitution, 0.0, 1.0),
+            collider_friction=clamp_one_sided(self.collider_friction, 0.0, float("inf")),
+            collider_pose=torch.zeros(1, 1, 0, 7) if collider_pose is None else collider_pose,
         )
         return Coefficients(*(c.to(torch.float32).contiguous() for c in made))

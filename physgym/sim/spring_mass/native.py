@@ -3,12 +3,10 @@
 Two layouts run the same arithmetic in the same order, so they give the same bits:
 
 - *lanes*: up to W worlds side by side in the lanes of a vector, state ``[N][6][W]``. A node
-  scatters
-  each spring's force to its higher neighbour, rows in ascending order.
+  scatters each spring's force to its higher neighbour, rows in ascending order.
 - *single*: one world, 16 nodes side by side. State is a record of 8 floats per node (x y z 0 vx vy
-  vz
-  0); sixteen neighbours' records are loaded and transposed in registers, which costs half of what
-  the machine's gather instruction does.
+  vz 0); sixteen neighbours' records are loaded and transposed in registers, which costs half of
+  what the machine's gather instruction does.
 
 Every multiply-add is written out and contraction is off, so the compiler cannot make the layouts
 differ. The reference is `kernels`; the derivative is `native_adjoint`.
@@ -18,6 +16,7 @@ from __future__ import annotations
 
 from functools import cache
 
+from physgym.sim.spring_mass.native_box import box_source
 from physgym.sim.spring_mass.native_contact import CONTACT
 from physgym.sim.spring_mass.native_kernel import NativeKernel
 from physgym.sim.spring_mass.native_lanes import LANES, LANES_FORWARD
@@ -151,7 +150,7 @@ SINGLE_INTS = ("ci", "status", "driven_index", "chunk_start", "chunk_node", "col
 CONTACT_INTS = ("excluded_start", "excluded_node", "iwork")
 FLOATS = (
     "cf", "stiffness", "rest", "dashpot", "h_over_m", "decay", "restitution", "friction", "driven",
-    "work",
+    "work", "box",
 )  # fmt: skip
 
 
@@ -170,19 +169,21 @@ def instantiate(source: str, *, width: int, kind: int) -> str:
 
 
 @cache
-def forward_kernel(layout: str, width: int, kind: int) -> NativeKernel:
+def forward_kernel(layout: str, width: int, kind: int, boxes: int) -> NativeKernel:
     """Kernel that runs all frames of one block of worlds in one launch.
 
     Args:
         layout: ``"lanes"`` or ``"single"``.
         width: lanes in a vector; 16 for ``"single"``.
         kind: `ForceLaw.kernel_kind`.
+        boxes: number of box colliders; the code for them is left out where there are none.
 
     Returns:
         The kernel; it writes the state after each frame to ``out``.
     """
     lanes = layout == "lanes"
-    body = COMMON + (LANES + LANES_FORWARD if lanes else SINGLE + CONTACT + SINGLE_FORWARD)
+    own = LANES + LANES_FORWARD if lanes else SINGLE + CONTACT + SINGLE_FORWARD
+    body = COMMON + box_source(boxes, per_lane=lanes) + own
     return NativeKernel(
         f"spring_mass_{layout}",
         instantiate(body, width=width, kind=kind),

@@ -16,6 +16,7 @@ import math
 from functools import cache
 
 from physgym.sim.spring_mass.native import COMMON, FLOATS, LANES_INTS, SINGLE_INTS, instantiate
+from physgym.sim.spring_mass.native_box import box_adjoint_source, box_source
 from physgym.sim.spring_mass.native_kernel import NativeKernel
 from physgym.sim.spring_mass.native_lanes import LANES
 from physgym.sim.spring_mass.native_single import SINGLE
@@ -29,7 +30,7 @@ _COMMON = """
     const int segments = (n + M - 1) / M;
     const bool kept_last = ci.data[11];
     struct Adjoint { vf x, y, z, vx, vy, vz; };
-    struct Sums { vf decay, e, mu; };
+    struct Sums { vf decay, e, mu, box_e, box_mu; };
     // law per coefficient, its slope in u, its derivative in the rest length
     struct Law { vf value, slope, by_rest; };
     auto law_adjoint = [&](vf u, vf rest) -> Law {
@@ -72,19 +73,23 @@ _COMMON = """
         r.dash = as * vd;
         return r;
     };
+"""
+
+_UPDATE = """
     // Turn contact, drag and gravity round. p: state before; v1: velocity before contact. The
     // adjoint becomes that of the state before, without springs; force: adjoint of the force.
     auto update_adjoint = [&](Node p, vf v1x, vf v1y, vf v1z, Adjoint& t, Sums& sums, vf& mass,
                               vf hm, vf decay, vf e, vf mu, vf& fx, vf& fy, vf& fz) {
+        const Node z = boxes(Node{p.x, p.y, p.z, v1x, v1y, v1z});  // as the ground sees it
         vf bx = fma((vf)h, t.x, t.vx), by = fma((vf)h, t.y, t.vy), bz = fma((vf)h, t.z, t.vz);
         if (ground) {
-            vf height = fma(nx, p.x, fma(ny, p.y, nz * p.z)) - offset;
-            vf vn = fma(nx, v1x, fma(ny, v1y, nz * v1z));
+            vf height = fma(nx, z.x, fma(ny, z.y, nz * z.z)) - offset;
+            vf vn = fma(nx, z.vx, fma(ny, z.vy, nz * z.vz));
             vi under = fma(vn, (vf)h, height) < 0.0f;
             if (__builtin_reduce_or(under)) {
                 vi hit = under & (vn < 0.0f);
                 vf safe = hit ? vn : (vf)-1.0f;
-                vf tx = fma(-vn, nx, v1x), ty = fma(-vn, ny, v1y), tz = fma(-vn, nz, v1z);
+                vf tx = fma(-vn, nx, z.vx), ty = fma(-vn, ny, z.vy), tz = fma(-vn, nz, z.vz);
                 vf t2 = fma(tx, tx, fma(ty, ty, tz * tz)) + 1.0e-12f;
                 vf slow = 1.0f / vmax(t2 * rsqrt(t2), (vf)1.0e-6f);
                 vf rub = mu * (1.0f + e);
@@ -95,15 +100,15 @@ _COMMON = """
                 vf raw = -height / safe;
                 vf toi = vmin(vmax(raw, (vf)0.0f), (vf)h);
                 vf left = h - toi;
-                vf qx = hit ? fma(wx, left, fma(v1x, toi, p.x)) : fma(v1x, (vf)h, p.x);
-                vf qy = hit ? fma(wy, left, fma(v1y, toi, p.y)) : fma(v1y, (vf)h, p.y);
-                vf qz = hit ? fma(wz, left, fma(v1z, toi, p.z)) : fma(v1z, (vf)h, p.z);
+                vf qx = hit ? fma(wx, left, fma(z.vx, toi, z.x)) : fma(z.vx, (vf)h, z.x);
+                vf qy = hit ? fma(wy, left, fma(z.vy, toi, z.y)) : fma(z.vy, (vf)h, z.y);
+                vf qz = hit ? fma(wz, left, fma(z.vz, toi, z.z)) : fma(z.vz, (vf)h, z.z);
                 vi pushed = under & (fma(nx, qx, fma(ny, qy, nz * qz)) - offset < 0.0f);
                 vf along = pushed ? fma(nx, t.x, fma(ny, t.y, nz * t.z)) : (vf)0.0f;
                 t.x = fma(-along, nx, t.x); t.y = fma(-along, ny, t.y); t.z = fma(-along, nz, t.z);
                 bx = fma((vf)h, t.x, t.vx); by = fma((vf)h, t.y, t.vy); bz = fma((vf)h, t.z, t.vz);
                 vf ax = fma(left, t.x, t.vx), ay = fma(left, t.y, t.vy), az = fma(left, t.z, t.vz);
-                vf atoi = fma(t.x, v1x - wx, fma(t.y, v1y - wy, t.z * (v1z - wz)));
+                vf atoi = fma(t.x, z.vx - wx, fma(t.y, z.vy - wy, t.z * (z.vz - wz)));
                 atoi = ((raw > 0.0f) & (raw < h)) ? atoi : (vf)0.0f;
                 vf akeep = fma(ax, tx, fma(ay, ty, az * tz));
                 akeep = keep > 0.0f ? akeep : (vf)0.0f;
@@ -124,6 +129,7 @@ _COMMON = """
                 t.x = fma(ah, nx, t.x); t.y = fma(ah, ny, t.y); t.z = fma(ah, nz, t.z);
             }
         }
+        turn_boxes(Node{p.x, p.y, p.z, v1x, v1y, v1z}, t, bx, by, bz, sums);
         vf inv = 1.0f / decay;
         sums.decay += fma(bx, v1x, fma(by, v1y, bz * v1z)) * inv;
         t.vx = bx * decay; t.vy = by * decay; t.vz = bz * decay;
@@ -131,7 +137,7 @@ _COMMON = """
                     fma(t.vy, fma(v1y, inv, -p.vy) - hgy, t.vz * (fma(v1z, inv, -p.vz) - hgz)));
         fx = t.vx * hm; fy = t.vy * hm; fz = t.vz * hm;
     };
-    Sums sums = {(vf)0.0f, (vf)0.0f, (vf)0.0f};
+    Sums sums = {};
     vf dash_sum = (vf)0.0f;
     auto add = [&](float* p, vf a) { st(p, ld(p) + a); };
 """
@@ -203,6 +209,7 @@ _LANES = """
         for (size_t a = 0; a < SZ; a += W) st(adj + a, ld(adj + a) + ld(g + a));
     };
     auto advance = [&](int f, int s, const float* src, float* dst, float* v1) {
+        set_boxes(f, s + 1);
         substep(src, dst, force, v1);
         place(dst, f, s + 2 < n ? s + 2 : n);
     };
@@ -289,6 +296,7 @@ _SINGLE = """
         for (size_t a = 0; a < (size_t)C * 6 * W; a += W) st(adj + a, ld(adj + a) + ld(g + a));
     };
     auto advance = [&](int f, int s, const float* src, float* dst, float* v1) {
+        set_boxes(f, s + 1);
         substep(src, dst, v1, true);
         place(dst, f, s + 2 < n ? s + 2 : n);
     };
@@ -314,6 +322,7 @@ _DRIVER = """
             for (int s = 0; s < count && !kept; ++s)
                 advance(f, first + s, keep + s * SZ, keep + (s + 1) * SZ, kept_v + s * VZ);
             for (int s = count - 1; s >= 0; --s) {
+                set_boxes(f, first + s + 1);
                 turn(keep + s * SZ, kept_v + s * VZ);
                 unplace(f, first + s + 1);
             }
@@ -322,6 +331,7 @@ _DRIVER = """
     add_output(0);
     st(grad_scalars.data, sums.decay); st(grad_scalars.data + W, sums.e);
     st(grad_scalars.data + 2 * W, sums.mu); st(grad_scalars.data + 3 * W, dash_sum);
+    st(grad_scalars.data + 4 * W, sums.box_e); st(grad_scalars.data + 5 * W, sums.box_mu);
 """
 
 ADJOINT_FLOATS = (
@@ -364,21 +374,22 @@ def adjoint_room(substeps: int, segment: int, state_floats: int, velocity_floats
 
 
 @cache
-def adjoint_kernel(layout: str, width: int, kind: int) -> NativeKernel:
+def adjoint_kernel(layout: str, width: int, kind: int, boxes: int) -> NativeKernel:
     """Kernel that walks all frames of one block of worlds backwards in one launch.
 
     Args:
         layout: ``"lanes"`` or ``"single"``.
         width: lanes in a vector; 16 for ``"single"``.
         kind: `ForceLaw.kernel_kind`.
+        boxes: number of box colliders.
 
     Returns:
         The kernel.
     """
     lanes = layout == "lanes"
-    body = (
-        COMMON + (LANES if lanes else SINGLE) + _COMMON + (_LANES if lanes else _SINGLE) + _DRIVER
-    )
+    forward = COMMON + box_source(boxes, per_lane=lanes) + (LANES if lanes else SINGLE)
+    turned = _COMMON + box_adjoint_source(boxes) + _UPDATE + (_LANES if lanes else _SINGLE)
+    body = forward + turned + _DRIVER
     return NativeKernel(
         f"spring_mass_{layout}_adjoint",
         instantiate(body, width=width, kind=kind),

@@ -22,6 +22,7 @@ from physgym.sim.spring_mass.layout import LANES, Layout
 from physgym.sim.spring_mass.model import Coefficients, SpringMassModel
 from physgym.sim.spring_mass.native import forward_kernel
 from physgym.sim.spring_mass.native_adjoint import adjoint_kernel, adjoint_room, segment_length
+from physgym.sim.spring_mass.native_box import box_floats
 from physgym.sim.spring_mass.native_contact import contact_room, contact_scalars
 from physgym.sim.spring_mass.native_kernel import NativeKernel
 from physgym.sim.spring_mass.plain import PlainEngine
@@ -156,7 +157,7 @@ class NativeEngine:
             torch.empty_like(positions[:, 0]),
             torch.empty_like(positions[:, 0]),
             torch.zeros_like(driven),
-            tuple(torch.empty(self.worlds, *c.shape[1:]) for c in given),
+            tuple(torch.zeros(self.worlds, *c.shape[1:]) for c in given),
         )
 
         kernels = self._compile(adjoint_kernel)
@@ -190,11 +191,8 @@ class NativeEngine:
         if single:
             wide = torch.cat([grad_out[block.start], torch.zeros(plan.frames + 1, 1, 6)], dim=1)
             grad_out = wide[:, self._index["chunk_node"]].permute(0, 1, 3, 2)
-            state, velocity, slots = (
-                (nodes + 1) * 8,
-                chunks * 3 * LANES,
-                self.layout.column_node.size,
-            )
+            state, velocity = (nodes + 1) * 8, chunks * 3 * LANES
+            slots = self.layout.column_node.size
             sizes = {"grad_state": chunks * 6 * LANES, "grad_mass": chunks * LANES}
         else:
             padded = torch.zeros(*grad_out.shape[1:], lanes)
@@ -220,7 +218,7 @@ class NativeEngine:
             "grad_stiffness": slots,
             "grad_rest": slots,
             "grad_dashpot": slots if scalars[7] else 1,
-            "grad_scalars": 4 * lanes,
+            "grad_scalars": 6 * lanes,
         }
         arrays["grad_out"] = _floats(grad_out)
         for name, size in sizes.items():
@@ -234,7 +232,7 @@ class NativeEngine:
         own = slice(block.start, block.start + block.count)
         get = {n: wp.to_torch(arrays[n]) for n in arrays if n.startswith("grad_")}
         per_spring = bool(arrays["ci"].numpy()[7])
-        scalars = get["grad_scalars"].view(4, lanes)
+        scalars = get["grad_scalars"].view(6, lanes)
         if block.width == 1:
             slot = self._index["node_slot"]
             state = get["grad_state"].view(-1, 6, LANES).permute(0, 2, 1).reshape(-1, 6)[slot][None]
@@ -268,16 +266,17 @@ class NativeEngine:
         to.stiffness[own], to.rest_length[own] = by_spring["grad_stiffness"], by_spring["grad_rest"]
         to.dashpot[own] = dash
         inv_mass = _of(given.inv_mass, torch.arange(block.start, block.start + block.count))
-        # The kernel sums acceleration adjoint times h F/m, which is h/m times what is wanted by
-        # h/m.
+        # The kernel sums acceleration adjoint times h F/m: h/m times what is wanted by h/m.
         to.inv_mass[own] = torch.where(inv_mass > 0.0, mass / inv_mass.clamp(min=1e-30), 0.0)
         to.decay[own], to.restitution[own], to.friction[own] = scalars[0], scalars[1], scalars[2]
+        to.collider_restitution[own], to.collider_friction[own] = scalars[4], scalars[5]
 
-    def _compile(self, make: Callable[[str, int, int], NativeKernel]) -> dict[int, NativeKernel]:
+    def _compile(self, make: Callable[..., NativeKernel]) -> dict[int, NativeKernel]:
         """Kernels by width of block, made before worker threads would each compile their own."""
-        kind = self.model.law.kernel_kind
+        kind, boxes = self.model.law.kernel_kind, len(self.model.colliders)
         return {
-            b.width: make("single" if b.width == 1 else "lanes", b.lanes, kind) for b in self.blocks
+            b.width: make("single" if b.width == 1 else "lanes", b.lanes, kind, boxes)
+            for b in self.blocks
         }
 
     def _map(self, run: Callable[[Block], Any]) -> list[Any]:
@@ -316,6 +315,7 @@ class NativeEngine:
         arrays["h_over_m"] = _floats(mass)
         for name in ("decay", "restitution", "friction"):
             arrays[name] = _floats(_of(getattr(given, name), worlds))
+        arrays["box"] = _floats(box_floats(self.model.colliders, plan, given, worlds))
         path = driven[worlds].permute(1, 2, 3, 0)
         arrays["driven"] = _floats(path)
 

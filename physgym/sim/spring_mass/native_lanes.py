@@ -68,7 +68,7 @@ LANES = """
                 float* keep = v1 + (size_t)i * 3 * W;
                 st(keep, p.vx); st(keep + W, p.vy); st(keep + 2 * W, p.vz);
             }
-            p = move(p, e_w, mu_w);
+            p = move(boxes(p), e_w, mu_w);
             bad |= too_fast(p);
             put_node(dst + (size_t)i * 6 * W, p);
         }
@@ -91,6 +91,7 @@ LANES_FORWARD = """
     for (int f = 0; f < F; ++f) {
         place(state, f, 1);
         for (int s = 0; s < n; ++s) {
+            set_boxes(f, s + 1);
             if (substep(state, state, force, nullptr)) { report(state, f * n + s); return; }
             place(state, f, s + 2 < n ? s + 2 : n);
         }

@@ -120,7 +120,7 @@ SINGLE = """
                 st(keep, p.vx); st(keep + W, p.vy); st(keep + 2 * W, p.vz);
             }
             if (whole) {
-                p = move(p, e_w, mu_w);
+                p = move(boxes(p), e_w, mu_w);
                 bad |= too_fast(p);
             }
             put_records(dst, own, p);
@@ -132,7 +132,7 @@ SINGLE = """
         vi bad = (vi)0;
         for (int c = 0; c < C; ++c) {
             const int* own = chunk_node.data + c * W;
-            Node p = move(records(state, own), e_w, mu_w);
+            Node p = move(boxes(records(state, own)), e_w, mu_w);
             bad |= too_fast(p);
             put_records(state, own, p);
         }
@@ -173,6 +173,7 @@ SINGLE_FORWARD = """
         for (int s = 0; s < n; ++s) {
             float* to = kept ? states.data + (s + 1) * SZ : next;
             float* v1 = kept ? states.data + (n + 1) * SZ + s * VZ : nullptr;
+            set_boxes(f, s + 1);
             bool bad = substep(now, to, v1, !collide);
             if (collide) {
                 copy_driven_velocity(now, to);

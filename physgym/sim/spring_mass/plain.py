@@ -5,7 +5,7 @@ On CUDA a frame is captured once into a graph and replayed; gradients record a f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,15 +87,19 @@ class PlainEngine:
         positions[:, 0], velocities[:, 0] = position, velocity
         given = self._coefficients(coefficients, requires_grad=False)
         state = [self._vec3(position.clone()), self._vec3(velocity.clone())]
-        spare = [self._empty() for _ in range(5)]
+        spare = self._spare()
         path = driven.detach().transpose(0, 1).contiguous()
         control = [self._vec3(path[0].clone()), self._vec3(path[0].clone())]
+        poses = self._poses(coefficients)
+        control += [wp.clone(p) for p in (poses[0], poses[0])] if poses else []
         graph: Any = None
         self._first_bad.fill_(_NO_BLOW_UP)
         for frame in range(plan.frames):
             self._synchronize()
             wp.copy(control[0], self._vec3(path[frame]))
             wp.copy(control[1], self._vec3(path[frame + 1]))
+            for offset in (0, 1) if poses else ():
+                wp.copy(control[2 + offset], poses[frame + offset])
             if graph is not None:
                 wp.capture_launch(graph)
             elif self.device.startswith("cuda") and self._grid is None:
@@ -125,10 +129,12 @@ class PlainEngine:
         """See `physgym.sim.rollout.Engine.backward`; memory is that of one frame's substeps."""
         given = self._coefficients(coefficients, requires_grad=True)
         grad_driven = torch.zeros_like(driven)
+        poses = self._poses(coefficients)
         grad_x, grad_v = grad_positions[:, -1].clone(), grad_velocities[:, -1].clone()
         for frame in reversed(range(plan.frames)):
             start = [self._vec3(a[:, frame].clone(), True) for a in (positions, velocities)]
             control = [self._vec3(driven[:, f].clone(), True) for f in (frame, frame + 1)]
+            control += poses[frame : frame + 2]
             self._synchronize()
             segments = self._segments(plan, given, start, control)
             tape = wp.Tape()
@@ -141,8 +147,9 @@ class PlainEngine:
             for offset in (0, 1):
                 if driven.shape[2]:
                     grad_driven[:, frame + offset] += wp.to_torch(control[offset].grad)
-        made = tuple(wp.to_torch(a.grad) for a in given)
-        return Gradients(grad_x, grad_v, grad_driven, made)
+        made = [wp.to_torch(a.grad) for a in given[:-1]]
+        pose = torch.zeros_like(coefficients[-1])  # nobody may ask for it
+        return Gradients(grad_x, grad_v, grad_driven, (*made, pose))
 
     def _synchronize(self) -> None:
         """Let torch and Warp see each other's work; they use different CUDA streams."""
@@ -166,14 +173,25 @@ class PlainEngine:
 
     def _coefficients(self, given: Sequence[torch.Tensor], *, requires_grad: bool) -> Coefficients:
         """Warp arrays of the coefficients, with their own memory where gradients gather in them."""
-        return Coefficients(
-            *(
-                wp.from_torch(
-                    c.detach().clone() if requires_grad else c.detach(), requires_grad=requires_grad
-                )
-                for c in given
+        *fitted, pose = given
+        made = [
+            wp.from_torch(
+                c.detach().clone() if requires_grad else c.detach(), requires_grad=requires_grad
             )
-        )
+            for c in fitted
+        ]
+        return Coefficients._make([*made, pose])
+
+    def _poses(self, given: Sequence[torch.Tensor]) -> list[Any]:
+        """Poses of the colliders frame by frame, (B or 1, C, 7) each; empty without colliders."""
+        if not self.model.colliders:
+            return []
+        path = Coefficients(*given).collider_pose.detach().transpose(0, 1).contiguous()
+        return [wp.from_torch(pose) for pose in path]
+
+    def _spare(self) -> list[Any]:
+        """Arrays for the stages of a substep: x, v, force, v, v, and two more for boxes."""
+        return [self._empty() for _ in range(7 if self.model.colliders else 5)]
 
     def _run_frame(
         self, plan: Plan, given: Any, state: list[Any], spare: list[Any], control: list[Any]
@@ -205,7 +223,7 @@ class PlainEngine:
         wp.launch(
             kernels.place_driven,
             self._shape,
-            [*state, self._slot, *control, (first + 1) / plan.substeps, inv_frame],
+            [*state, self._slot, *control[:2], (first + 1) / plan.substeps, inv_frame],
             [x, v],
             device=self.device,
         )
@@ -232,20 +250,47 @@ class PlainEngine:
                 if segment.candidates is not None:
                     v1 = self._collide(x, v1, fresh(4), given, segment.candidates)
                 x_out, v_out = (fresh(0), fresh(1)) if spare is None else (x, v)
+                moved = self._meet_boxes(plan, substep, [x, v1], given, control, fresh)
                 weight = min(substep + 2, plan.substeps) / plan.substeps
                 key = wp.int64(substep * self.model.node_count)
                 wp.launch(
                     kernels.position_step,
                     self._shape,
                     [
-                        x, v1, self._slot, given.restitution, given.friction, *self._ground, h,
-                        *control, weight, inv_frame, self._first_bad, key,
+                        *moved, self._slot, given.restitution, given.friction, *self._ground, h,
+                        *control[:2], weight, inv_frame, self._first_bad, key,
                     ],
                     [x_out, v_out],
                     device=self.device,
                 )  # fmt: skip
                 x, v = x_out, v_out
         return [x, v]
+
+    def _meet_boxes(
+        self,
+        plan: Plan,
+        substep: int,
+        state: list[Any],
+        given: Any,
+        control: list[Any],
+        fresh: Callable[[int], Any],
+    ) -> list[Any]:
+        """Contact with the colliders, one after the other; nothing where there are none."""
+        for index, box in enumerate(self.model.colliders):
+            out = [fresh(5), fresh(6)]
+            wp.launch(
+                kernels.box_contact,
+                self._shape,
+                [
+                    *state, self._slot, given.collider_restitution, given.collider_friction,
+                    wp.vec3(*box.half_m), box.margin_m, plan.substep_s, *control[2:], index,
+                    (substep + 1) / plan.substeps, 1.0 / plan.frame_dt_s,
+                ],
+                out,
+                device=self.device,
+            )  # fmt: skip
+            state = out
+        return state
 
     def _collide(self, x: Any, v: Any, v_out: Any, given: Any, near: _Candidates) -> Any:
         """Impulses between nodes."""
@@ -286,7 +331,7 @@ class PlainEngine:
             while True:
                 length = min(length, plan.substeps - start)
                 trial = _Segment(start, start + length, near)
-                spare = [self._empty() for _ in range(5)]
+                spare = self._spare()
                 end = self._substeps(plan, given, here, spare, control, [trial])
                 moved = (wp.to_torch(end[0]) - wp.to_torch(here[0])).norm(dim=-1).max()
                 if length == 1 or not moved > 0.5 * collision.skin * collision.distance_m:

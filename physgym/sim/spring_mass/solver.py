@@ -12,6 +12,7 @@ from physgym.sim.device import resolve_device
 from physgym.sim.model import State
 from physgym.sim.rollout import Engine, Plan, RolloutTrajectory, rollout
 from physgym.sim.spring_mass.blowup import step_limit
+from physgym.sim.spring_mass.collider_pose import check_collider_pose
 from physgym.sim.spring_mass.layout import make_layout
 from physgym.sim.spring_mass.model import SpringMassModel, SpringMassParameters
 from physgym.sim.spring_mass.native_engine import NativeEngine
@@ -24,13 +25,13 @@ __all__ = ["SpringMassSolver"]
 class SpringMassSolver:
     """Steps B worlds of one spring-mass object.
 
-    Semi-implicit Euler, node by node: ``v' = (v + h (F/m + g)) exp(-h c)``, then impulses, then
-    ``x' = x + h v'`` with ground contact. Driven points are placed at the end of a substep before
-    its forces are taken, as PhysTwin does.
+    Semi-implicit Euler, node by node: ``v' = (v + h (F/m + g)) exp(-h c)``, then impulses
+    (between nodes, then of the box colliders), then ``x' = x + h v'`` with ground contact. Driven
+    points are placed at the end of a substep before its forces are taken, as PhysTwin does.
 
     Limitations: explicit, so stiff light springs need many substeps; gradients of contact are those
-        of
-    the impulse taken, not of the contact that almost happened.
+    of the impulse taken, not of the contact that almost happened. A node that crosses a whole box
+    in one substep is missed, and one that is deeper than half a box leaves on the other side.
 
     Args:
         model: topology and constants.
@@ -156,6 +157,7 @@ class SpringMassSolver:
         dt_s: float,
         *,
         parameters: SpringMassParameters | None = None,
+        collider_pose: torch.Tensor | None = None,
     ) -> RolloutTrajectory:
         """Advance T - 1 frames; differentiable in the state, the driven points and the parameters.
 
@@ -164,6 +166,10 @@ class SpringMassSolver:
             driven: driven points at every frame [m], shape (B, T, K, 3).
             dt_s: time between frames [s].
             parameters: used instead of the solver's own, for identification.
+            collider_pose: pose of every box collider at every frame in the world's frame, x y z [m]
+                and quat_wxyz, shape (B or 1, T, C, 7); needed exactly where the model has
+                colliders. Within a frame the centre moves on a straight line and the quaternion by
+                normalised linear interpolation, the short way round. No gradient flows to it.
 
         Returns:
             Positions and velocities at all T frames and the final state.
@@ -183,13 +189,22 @@ class SpringMassSolver:
             _check_finite(value, (self.worlds, self.node_count, 3), name)
         position = position.index_copy(1, self.driven_index, driven[:, 0])
         plan = self.plan(dt_s, frames - 1, given)
-        coefficients = given.coefficients(self.model, plan.substep_s)
+        pose = check_collider_pose(collider_pose, self.worlds, frames, len(self.model.colliders))
+        coefficients = given.coefficients(self.model, plan.substep_s, pose)
         coefficients = type(coefficients)(*(c.to(self.device) for c in coefficients))
         x, v = rollout(self._engine, plan, position, velocity, driven, coefficients)
         final = State(x[:, -1].clone(), v[:, -1].clone(), state.internal.clone())
         return RolloutTrajectory(position=x, final=final, velocity=v)
 
-    def step(self, state_in: State, state_out: State, driven: torch.Tensor, dt_s: float) -> None:
+    def step(
+        self,
+        state_in: State,
+        state_out: State,
+        driven: torch.Tensor,
+        dt_s: float,
+        *,
+        collider_pose: torch.Tensor | None = None,
+    ) -> None:
         """Advance one frame; driven points move on a straight line to where they must end.
 
         Args:
@@ -197,6 +212,8 @@ class SpringMassSolver:
             state_out: receives the state at the end; may be the same object as ``state_in``.
             driven: [m], where the driven points end, shape (B, K, 3).
             dt_s: length of the frame [s].
+            collider_pose: as `rollout`'s, at the start and at the end of the frame, shape
+                (B or 1, 2, C, 7); the solver remembers no pose, so that a state is all of a world.
 
         Raises:
             BlowUpError: if a world leaves the finite numbers.
@@ -206,7 +223,8 @@ class SpringMassSolver:
             start = state_in.position[:, self.driven_index]
             end = torch.as_tensor(driven, dtype=torch.float32, device=self.device)
             _check_finite(end, tuple(start.shape), "driven")
-            final = self.rollout(state_in, torch.stack([start, end], dim=1), dt_s).final
+            path = torch.stack([start, end], dim=1)
+            final = self.rollout(state_in, path, dt_s, collider_pose=collider_pose).final
         state_out.position, state_out.velocity, state_out.internal = (
             final.position,
             final.velocity,

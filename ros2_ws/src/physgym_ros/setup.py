@@ -13,7 +13,10 @@ LAUNCH = os.path.join("..", "..", "..", "launch")
 setup(
     name=PACKAGE,
     version="0.1.0",
-    description="PhysGym on ROS 2: a simulated cell and the policy that runs a cell on a twin.",
+    description=(
+        "PhysGym on ROS 2: cameras and their recorder, a simulated cell, "
+        "and the policy that runs a cell on a twin."
+    ),
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=[PACKAGE],
@@ -30,8 +33,11 @@ setup(
     entry_points={
         # `ros2 run physgym_ros sim_cell`
         "console_scripts": [
-            "sim_cell = physgym_ros.sim_cell:main",
+            "camera = physgym_ros.camera:main",
             "policy = physgym_ros.policy:main",
+            "reconstruct = physgym_ros.reconstruct:main",
+            "recorder = physgym_ros.recorder:main",
+            "sim_cell = physgym_ros.sim_cell:main",
         ],
         "physgym.commands": ["demo = physgym_ros.demo:Demo"],
     },

@@ -8,10 +8,12 @@ import pytest
 from scipy.optimize import brentq
 
 from physgym.errors import DataError
-from recon.baselines import BASELINES
+from physgym.frames import T_from_parts
+from recon.baselines import BASELINES, predict_carried, predict_frozen
 from recon.importers import load_recordings
 from recon.importers.deform_dlo import read_clips
 from recon.metrics import deform_l1
+from recon.perception.driven import GripperTrack
 from recon.tracks import PhysGymWarning, Tracks
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data" / "deform_dlo"
@@ -186,3 +188,90 @@ def test_scores_reproduce_the_table_of_the_data(cable: str) -> None:
         # and knn it does not say how edges and likeness are measured: 3 % (seen 0.7 and 2.2 %).
         rel = 0.03 if name in ("catenary", "knn") else 0.0025
         assert score == pytest.approx(published, rel=rel), name
+
+
+def block() -> np.ndarray:
+    """Points of a block of 20 cm about the origin, (N, 3)."""
+    return 0.1 * np.stack(np.meshgrid(*[np.linspace(-1, 1, 7)] * 3), axis=-1).reshape(-1, 3)
+
+
+def gripper_path(place: list[float], frames: int = 9, closes: int = 3) -> GripperTrack:
+    """A gripper that comes from above, closes at a place, then turns about the world's middle."""
+    poses = []
+    for t in range(frames):
+        share = max(t - closes, 0) / (frames - 1 - closes)
+        turn = spun(share)
+        above = np.array([0.0, 0.0, 0.3 * max(closes - t, 0) / closes])
+        poses.append(T_from_parts(turn, turn @ np.add(place, above) + drift(share)))
+    return GripperTrack(np.stack(poses), np.arange(frames) >= closes, (0.05, 0.04, 0.03))
+
+
+def spun(share: float) -> np.ndarray:
+    c, s = np.cos(0.9 * share), np.sin(0.9 * share)
+    return np.array([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
+
+
+def drift(share: float) -> np.ndarray:
+    return share * np.array([0.05, -0.1, 0.2])
+
+
+def rigid_truth(frames: int = 9, closes: int = 3) -> np.ndarray:
+    shares = [max(t - closes, 0) / (frames - 1 - closes) for t in range(frames)]
+    return np.stack([block() @ spun(s).T + drift(s) for s in shares])
+
+
+@pytest.mark.parametrize("places", [[[0.1, 0, 0]], [[0.1, 0, 0], [-0.1, 0, 0.02]]])
+def test_carried_object_is_exact_for_a_rigid_motion(places: list[list[float]]) -> None:
+    grippers = [gripper_path(place) for place in places]
+    guess = predict_carried(block(), 9, grippers=grippers)
+    # float32 of numbers below 1.
+    assert np.allclose(guess, rigid_truth(), atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [60, 5])
+def test_hand_carries_the_object_and_a_line_of_points_by_the_least_turn(count: int) -> None:
+    # The first five points lie on a line across the axis of the turn.
+    hand = np.stack([block()[:count] @ spun(s).T + drift(s) for s in np.linspace(0, 1, 9)])
+    guess = predict_carried(block(), 9, hands=[hand])
+    assert np.allclose(guess[-1], rigid_truth()[-1], atol=1e-6)
+
+
+def test_two_carriers_that_part_leave_the_object_between_them() -> None:
+    left, right = gripper_path([0.1, 0, 0]), gripper_path([-0.1, 0, 0])
+    for gripper, way in ((left, 0.02), (right, -0.02)):
+        poses = np.repeat(gripper.T_world_gripper[3:4], 9, axis=0)
+        poses[:, 0, 3] += way * np.linspace(0, 1, 9) ** 2 * (np.arange(9) > 3)
+        poses[:, 2, 3] += 0.1 * (np.arange(9) > 3)
+        gripper.T_world_gripper[:] = poses
+    guess = predict_carried(block(), 9, grippers=[left, right])
+    # Pulled apart alike, lifted together: no turn, no shift along the pull.
+    assert np.allclose(guess[-1], block() + np.array([0.0, 0.0, 0.1]), atol=1e-6)
+
+
+def test_a_tool_pushes_from_touch_on_and_an_opened_gripper_leaves_it() -> None:
+    way = np.linspace(-0.3, 0.1, 9)  # the near side is at -0.1, the box 0.03 long
+    poses = np.repeat(np.eye(4)[None], 9, axis=0)
+    poses[:, 0, 3] = way
+    tool = GripperTrack(poses, np.zeros(9, bool), (0.03, 0.03, 0.03))
+    guess = predict_carried(block(), 9, grippers=[tool])
+    touch = int(np.argmax(way + 0.03 > -0.11))
+    expected = block() + np.maximum(way - way[touch], 0.0)[:, None, None] * [1.0, 0.0, 0.0]
+    assert np.allclose(guess, expected, atol=1e-6)
+    held = gripper_path([0.1, 0, 0])
+    held.closed[6:] = False
+    guess = predict_carried(block(), 9, grippers=[held])
+    assert np.allclose(guess[:6], rigid_truth()[:6], atol=1e-6)
+    assert np.array_equal(guess[6:], np.repeat(guess[5:6], 3, axis=0))
+
+
+def test_without_a_carrier_the_object_is_frozen() -> None:
+    far = GripperTrack(
+        np.repeat(T_from_parts(np.eye(3), [5.0, 0, 0])[None], 4, axis=0),
+        np.ones(4, bool),
+        (1e-2,) * 3,
+    )
+    frozen = predict_frozen(block(), 4)
+    assert np.array_equal(predict_carried(block(), 4, grippers=[far]), frozen)
+    assert np.array_equal(frozen[3], block().astype(np.float32))
+    with pytest.raises(DataError, match="grippers and hands"):
+        predict_carried(block(), 5, grippers=[far])

@@ -115,3 +115,55 @@ def test_emd_is_the_best_of_all_matchings() -> None:
 def test_emd_refuses_what_it_cannot_match(first, second) -> None:
     with pytest.raises(DataError):
         metrics.emd(first, second)
+
+
+def test_chamfer_of_frames_is_known_for_a_shifted_grid() -> None:
+    grid = 0.1 * np.stack(np.meshgrid(*[np.arange(4.0)] * 3), axis=-1).reshape(-1, 3)
+    shift = np.array([0.01, 0.02, 0.02])  # below half a cell: every point keeps its partner
+    predicted = np.stack([grid, grid + shift, grid + np.array([0.03, 0, 0]), grid])
+    observed = [grid, grid[5:40], grid, np.zeros((0, 3))]
+    euclid = metrics.chamfer_frames(observed, predicted)
+    assert np.allclose(euclid[:3], [0.0, 0.03, 0.03], atol=CLOSE)
+    manhattan = metrics.chamfer_frames(observed, predicted, norm=1)
+    # Along an axis both distances are the same.
+    assert np.allclose(manhattan[:3], [0.0, 0.05, 0.03], atol=CLOSE)
+    assert np.isnan(euclid[3])
+    with pytest.raises(DataError, match="3 observed clouds"):
+        metrics.chamfer_frames(observed[:3], predicted)
+
+
+def test_follower_error_is_the_published_evaluation_written_out() -> None:
+    rng = np.random.default_rng(6)
+    predicted, truth = rng.normal(size=(5, 30, 3)), rng.normal(size=(5, 8, 3))
+    visible = rng.random((5, 8)) < 0.7
+    visible[0, :5] = True
+    visible[3] = False
+    holed = np.where(visible[..., None], truth, np.nan)
+    slow = []
+    for frame in range(5):
+        errors = []
+        for point in range(8):
+            if visible[0, point] and visible[frame, point]:
+                follower = np.linalg.norm(predicted[0] - truth[0, point], axis=1).argmin()
+                errors.append(np.linalg.norm(predicted[frame, follower] - truth[frame, point]))
+        slow.append(np.mean(errors) if errors else np.nan)
+    found = metrics.follower_error_frames(predicted, holed, visible)
+    assert np.allclose(found, slow, atol=CLOSE, equal_nan=True)
+    assert np.isnan(found[3])
+    assert np.isnan(metrics.follower_error_frames(predicted, truth, np.zeros((5, 8), bool))).all()
+    with pytest.raises(DataError, match="predicted"):
+        metrics.follower_error_frames(predicted[:4], truth, visible)
+
+
+def test_mask_iou_counts_pixels() -> None:
+    first, second = np.zeros((2, 6, 10), bool)
+    first[1:5, 2:6] = True  # 16
+    second[1:5, 4:10] = True  # 24, 8 of them shared
+    assert metrics.mask_iou(first, second) == 8 / 32
+    ignored = np.zeros((6, 10), bool)
+    ignored[:, 6:] = True
+    assert metrics.mask_iou(first, second, ignored) == 8 / 16
+    assert metrics.mask_iou(np.zeros_like(first), second) == 0.0
+    assert np.isnan(metrics.mask_iou(first, np.zeros_like(first)))
+    with pytest.raises(DataError, match="masks"):
+        metrics.mask_iou(first, second[:5])

@@ -247,7 +247,7 @@ def test_friction_is_recovered_and_restitution_that_shows_nowhere_is_not_claimed
         friction=0.25,
         velocity_m_per_s=(0.8, 0.0, 0.0),
     )
-    _, problem = problem_of(tracks, edges, window_s=0.15, ground_height_m=0.0)
+    _, problem = problem_of(tracks, edges, window_s=0.15, ground=GroundPlane())
     everything = list(range(len(problem.segments)))
     fit = refine(problem, problem.prior.mean, everything)
     sigma = dict(

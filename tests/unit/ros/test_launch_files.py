@@ -44,15 +44,23 @@ def _values(module, **changes) -> dict[str, str]:
 def _declared() -> dict[str, dict[str, object]]:
     pytest.importorskip("rclpy", reason="rclpy is not installed")
     from physgym.cell import CellConfig
+    from physgym_ros.camera import CameraParameters
     from physgym_ros.parameters import defaults
     from physgym_ros.policy import PolicyParameters
+    from physgym_ros.recorder import RecorderParameters
     from physgym_ros.sim_cell import SimCellParameters
     from policies.execution.steering import SteeringConfig
 
     return {
         "sim_cell": defaults(SimCellParameters) | defaults(CellConfig, prefix="cell."),
         "policy": defaults(PolicyParameters) | defaults(SteeringConfig, prefix="plan."),
+        "camera": defaults(CameraParameters),
+        "recorder": defaults(RecorderParameters),
     }
+
+
+# Sections of each parameter file: the nodes that its launch file starts.
+SECTIONS = {"cable.yaml": ("sim_cell", "policy"), "capture.yaml": ("camera", "recorder")}
 
 
 def test_the_launch_folder_does_not_shadow_the_launch_package():
@@ -109,7 +117,7 @@ def test_the_environment_names_a_profile_that_is_there(cable):
 def test_every_parameter_in_yaml_is_declared_and_of_its_type(path):
     declared = _declared()
     content = yaml.safe_load(path.read_text())
-    assert set(content) == {"/**/sim_cell", "/**/policy"}
+    assert set(content) == {f"/**/{node}" for node in SECTIONS[path.name]}
     for key, section in content.items():
         known = declared[key.rpartition("/")[2]]
         for name, value in section["ros__parameters"].items():
@@ -187,8 +195,9 @@ def test_colcon_installs_what_ros2_run_and_ros2_launch_look_for(tmp_path):
     assert (share / "config" / "fastdds.xml").is_file()
     for file in FILES:
         assert (share / "launch" / file.name).read_text() == file.read_text()
-    assert (share / "launch" / "config" / "cable.yaml").is_file()
-    for script in ("sim_cell", "policy"):
+    for name in SECTIONS:
+        assert (share / "launch" / "config" / name).is_file()
+    for script in ("camera", "policy", "reconstruct", "recorder", "sim_cell"):
         assert os.access(prefix / "lib" / "physgym_ros" / script, os.X_OK)
     installed = _load(share / "launch" / "cable.launch.py")
     assert Path(installed.CONFIG).is_file()

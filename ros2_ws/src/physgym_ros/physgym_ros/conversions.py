@@ -33,6 +33,7 @@ __all__ = [
     "stamp_s",
     "status_message",
     "success_message",
+    "time_message",
 ]
 
 _NS = 1_000_000_000
@@ -73,7 +74,15 @@ class Report:
     values: Mapping[str, str]
 
 
-def _time(stamp_s: float) -> Time:
+def time_message(stamp_s: float) -> Time:
+    """A time as messages hold it.
+
+    Args:
+        stamp_s: [s].
+
+    Returns:
+        The message.
+    """
     nanoseconds = round(stamp_s * _NS)
     return Time(sec=nanoseconds // _NS, nanosec=nanoseconds % _NS)
 
@@ -131,7 +140,7 @@ def joint_state_message(
         The message; effort is zero, since an empty array makes some bag readers fail.
     """
     return JointState(
-        header=Header(stamp=_time(stamp_s), frame_id=frame_id),
+        header=Header(stamp=time_message(stamp_s), frame_id=frame_id),
         name=list(names),
         position=np.asarray(position, np.float64).tolist(),
         velocity=np.asarray(velocity, np.float64).tolist(),
@@ -205,7 +214,7 @@ def point_cloud_message(xyz: np.ndarray, *, stamp_s: float, frame_id: str = "wor
         for axis, name in enumerate("xyz")
     ]
     return PointCloud2(
-        header=Header(stamp=_time(stamp_s), frame_id=frame_id),
+        header=Header(stamp=time_message(stamp_s), frame_id=frame_id),
         height=1,
         width=len(cloud),
         fields=fields,
@@ -284,7 +293,7 @@ def joint_trajectory_message(path: JointPath, *, stamp_s: float = 0.0) -> JointT
         if path.velocity is not None:
             row.velocities = path.velocity[index].astype(np.float64).tolist()
         rows.append(row)
-    header = Header(stamp=_time(stamp_s))
+    header = Header(stamp=time_message(stamp_s))
     return JointTrajectory(header=header, joint_names=list(path.names), points=rows)
 
 
@@ -339,7 +348,7 @@ def status_message(word: Report) -> DiagnosticArray:
         hardware_id="physgym",
         values=[KeyValue(key=key, value=value) for key, value in word.values.items()],
     )
-    return DiagnosticArray(header=Header(stamp=_time(word.stamp_s)), status=[status])
+    return DiagnosticArray(header=Header(stamp=time_message(word.stamp_s)), status=[status])
 
 
 def report(message: DiagnosticArray) -> Report:

@@ -8,7 +8,18 @@ from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallba
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
-__all__ = ["COMMAND", "LATCHED", "SENSOR", "STATE", "publisher_events", "subscription_events"]
+__all__ = [
+    "COMMAND",
+    "IMAGES",
+    "LATCHED",
+    "MOTION",
+    "SENSOR",
+    "STATE",
+    "STATIC",
+    "as_offered",
+    "publisher_events",
+    "subscription_events",
+]
 
 SENSOR = QoSProfile(
     depth=5, reliability=ReliabilityPolicy.BEST_EFFORT, history=HistoryPolicy.KEEP_LAST
@@ -30,6 +41,48 @@ LATCHED = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
 )
 """Goals and results: who joins late still gets the last one."""
+
+IMAGES = QoSProfile(
+    depth=30, reliability=ReliabilityPolicy.RELIABLE, history=HistoryPolicy.KEEP_LAST
+)
+"""Publishers of images, reliable as realsense-ros's own default is (SYSTEM_DEFAULT).
+
+Any subscriber matches: one that wants sensor data takes best effort and never holds the others up,
+a recorder asks for reliable and gets every image again that shared memory was too full for. A
+second of images is kept for it, in case this machine does something else meanwhile.
+"""
+
+MOTION = QoSProfile(
+    depth=200, reliability=ReliabilityPolicy.BEST_EFFORT, history=HistoryPolicy.KEEP_LAST
+)
+"""A recorder's subscriptions to poses and joints: any publisher matches; 0.4 s at 500 Hz."""
+
+STATIC = QoSProfile(
+    depth=100,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+    history=HistoryPolicy.KEEP_LAST,
+)
+"""Subscriptions to ``/tf_static``, tf2's own choice: the last word of up to 100 publishers."""
+
+
+def as_offered(node: Node, topic: str, *, depth: int) -> QoSProfile | None:
+    """What a recorder asks for: the most that all publishers of a topic offer, as rosbag2 does.
+
+    Args:
+        node: who asks the graph.
+        topic: the topic's name.
+        depth: messages that wait for this node.
+
+    Returns:
+        Reliable when every publisher is, else best effort; None while nobody publishes.
+    """
+    found = node.get_publishers_info_by_topic(topic)
+    if not found:
+        return None
+    reliable = all(one.qos_profile.reliability == ReliabilityPolicy.RELIABLE for one in found)
+    kind = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
+    return QoSProfile(depth=depth, reliability=kind, history=HistoryPolicy.KEEP_LAST)
 
 
 def publisher_events(node: Node, topic: str) -> PublisherEventCallbacks:

@@ -1,0 +1,534 @@
+"""One episode as an identification problem: open loop from its first frame, as PhysTwin has it.
+
+The object's springs, its grip, its contacts and its damping are searched together; what is compared
+is every tracked node with where it was seen, and every cloud with the nearest simulated surface
+(PhysTwin, section 3.3, eq. 4). Twelve coordinates are PhysTwin's own; length exponent and grip
+stiffness are added.
+Shapes: Q candidates, P coordinates, T ticks, N nodes, K driven points, S springs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+
+from physgym.errors import BlowUpError, DataError
+from physgym.grip import Pusher, grip_springs, phases
+from physgym.sim.contact import SelfCollision
+from physgym.sim.rollout import RolloutTrajectory
+from physgym.sim.spring_mass import (
+    SpringMassModel,
+    SpringMassParameters,
+    SpringMassSolver,
+    rest_lengths,
+)
+from recon.identify.clip import Clip
+from recon.identify.network_topology import Topology, network_springs, triple
+from recon.identify.problem import Loss
+from recon.identify.segments import Segment
+from recon.identify.spring_network import TOPOLOGY, SpringNetworkProblem
+from recon.tracks import Tracks
+
+__all__ = [
+    "COLLISION",
+    "GRIP",
+    "INDEPENDENT_POINTS",
+    "STRAIGHT",
+    "EpisodeProblem",
+    "Rolled",
+    "Windows",
+]
+
+# Coordinate: (prior mean, prior sigma, step of a difference).
+COLLISION: dict[str, tuple[float, float, float]] = {
+    # Distance at which nodes collide, in spacings. PhysTwin's 1 to 5 cm are 2 to 10 spacings, but
+    # it lets neighbours collide, which damps; here they never do.
+    "log_collision_distance": (float(np.log(0.7)), 0.3, 5e-2),
+    "logit_collision_restitution": (-1.0, 1.0, 5e-2),
+    "log_collision_friction": (float(np.log(0.3)), 0.7, 5e-2),
+}
+GRIP: dict[str, tuple[float, float, float]] = {
+    # Stiffness of a grip's springs over those of the object.
+    "log_grip_stiffness": (0.0, 1.0, 2e-2),
+}
+PUSH: dict[str, tuple[float, float, float]] = {
+    "log_pusher_friction": (float(np.log(0.5)), 0.7, 5e-2),
+}
+STRAIGHT: dict[str, tuple[float, float, float]] = {
+    # How far the natural shape of a rope is from how it lay (0) to straight (1).
+    "logit_straightness": (0.0, 1.5, 5e-2),
+}
+_SHORTEST = 0.1  # as `recon.identify.spring_network`
+# Nodes move together.
+INDEPENDENT_POINTS = 30
+"""An object says no more than so many points that move for themselves."""
+# Between nodes the nearest one is up to so many spacings away whatever the motion.
+_BETWEEN = 0.6
+
+
+class Windows(NamedTuple):
+    """Short stretches of one clip.
+
+    Attributes:
+        first: tick at which each starts, shape (B,).
+        length: ticks to predict.
+        held: grips that hold and pushers that are solid, as `phases` counts them.
+    """
+
+    first: np.ndarray
+    length: int
+    held: tuple[int, ...]
+
+
+class Rolled:
+    """Rollouts of candidates.
+
+    Attributes:
+        position: [m], shape (Q, T, N + K, 3); NaN where a world blew up.
+        velocity: [m/s], the same shape.
+    """
+
+    def __init__(self, count: int, ticks: int, nodes: int) -> None:
+        self.position = np.full((count, ticks, nodes, 3), np.nan, np.float32)
+        self.velocity = np.full((count, ticks, nodes, 3), np.nan, np.float32)
+
+
+class EpisodeProblem(SpringNetworkProblem):
+    """Rollouts of one episode under candidate parameters; see `recon.identify.problem.Problem`.
+
+    Its ``recordings`` are always ``[0]``: one clip, in one piece.
+
+    Args:
+        clip: the episode.
+        mass_kg: mass of the whole object.
+        self_collision: let nodes collide.
+        frame_stride: compare every so many ticks.
+        substeps_per_frame: override of the stability limit.
+        topology: springs that are no longer searched for.
+        log_offset: of every spring's stiffness from the global one, shape (S,).
+        stop: ticks from here on are not compared; None takes the clip's.
+    """
+
+    _SPACING_NEIGHBOUR = 4
+    LOG_STEP = 0.08  # radii go in steps of 8 %
+
+    def __init__(
+        self,
+        clip: Clip,
+        *,
+        mass_kg: float,
+        self_collision: bool = False,
+        frame_stride: int = 1,
+        substeps_per_frame: int | None = None,
+        topology: Topology | None = None,
+        log_offset: np.ndarray | None = None,
+        stop: int | None = None,
+    ) -> None:
+        self.clip, self.self_collision = clip, self_collision
+        self.stop = clip.stop if stop is None else stop
+        self.object_count = len(clip.rest_position)
+        held = [grip.position[max(grip.start, clip.first)] for grip in clip.grips]
+        whole = np.concatenate([clip.rest_position, *held])
+        self._owner = np.repeat(np.arange(len(held)), [len(h) for h in held])
+        still = Tracks(
+            time_s=np.zeros(1),
+            position=whole[None],
+            visible=np.ones((1, len(whole)), bool),
+            driven_index=np.arange(self.object_count, len(whole)),
+            name=clip.name,
+            gravity=clip.gravity,
+            rest_position=whole,
+        )
+        segment = Segment(
+            f"{clip.name}@0",
+            whole,
+            np.zeros_like(whole),
+            np.zeros((self.stop - clip.first, len(whole) - self.object_count, 3)),
+            np.zeros((1, len(whole), 3)),
+            clip.dt_s,
+        )
+        super().__init__(
+            [still],
+            [segment],
+            mass_kg=mass_kg,
+            ground=clip.ground,
+            frame_stride=frame_stride,
+            substeps_per_frame=substeps_per_frame,
+            topology=topology,
+            log_offset=log_offset,
+        )
+        self.loss = Loss(scale_m=8e-3 * self.size_m, knee_m=2e-2 * self.size_m)
+        self._path = np.concatenate(
+            [np.zeros((self.stop, 0, 3)), *(g.position[: self.stop] for g in clip.grips)], axis=1
+        )
+
+    def frozen(self, topology: Topology, log_offset: np.ndarray | None = None) -> EpisodeProblem:
+        """The same problem with its springs decided; see `SpringNetworkProblem.frozen`."""
+        return EpisodeProblem(
+            self.clip,
+            mass_kg=self.mass_kg,
+            self_collision=self.self_collision,
+            frame_stride=self.stride,
+            substeps_per_frame=self._substeps,
+            topology=topology,
+            log_offset=log_offset,
+            stop=self.stop,
+        )
+
+    def _coordinates(self) -> dict[str, tuple[float, float, float]]:
+        table = super()._coordinates() | (GRIP if self.clip.grips else {})
+        table |= PUSH if self.clip.pushers else {}
+        table |= COLLISION if self.self_collision else {}
+        return table | (STRAIGHT if self.clip.straight_position is not None else {})
+
+    def topology_of(self, theta: np.ndarray) -> Topology:
+        """Springs of one candidate, those of its grips included."""
+        if self.topology is not None:
+            return self.topology
+        key = self.topology_key(theta)
+        if key not in self._made:
+            nodes = self.rest_position[: self.object_count]
+            reach_m = self.spacing_m * math.exp(self.LOG_STEP * key[0])
+            edges = [
+                network_springs(
+                    nodes,
+                    np.zeros(0, np.int64),
+                    radius_m=reach_m,
+                    neighbours=key[1],
+                    driven_radius_m=reach_m,
+                    driven_neighbours=1,
+                    shortest_m=_SHORTEST * self.spacing_m,
+                )
+            ]
+            for grip in range(len(self.clip.grips)):
+                points = self.object_count + np.flatnonzero(self._owner == grip)
+                held = grip_springs(
+                    nodes,
+                    self.rest_position[points],
+                    radius_m=self.spacing_m * math.exp(self.LOG_STEP * key[2]),
+                    neighbours=key[3],
+                    shortest_m=_SHORTEST * self.spacing_m,
+                )
+                edges.append(np.stack([held.node, points[held.point]], axis=1).astype(np.int32))
+            whole = np.concatenate(edges)
+            # The search compares springs of candidates by their nodes, in this order.
+            whole = whole[np.lexsort((whole[:, 1], whole[:, 0]))]
+            self._made[key] = Topology(whole, rest_lengths(self.rest_position, whole))
+        return self._made[key]
+
+    def topology_key(self, theta: np.ndarray) -> tuple[int, int, int, int]:
+        """Radius, neighbours, grip radius and grip neighbours of a candidate; radii in steps."""
+        at = dict(zip(TOPOLOGY, np.asarray(theta[self.global_count :], float)))
+        return (
+            min(round(at["log_radius"] / self.LOG_STEP), 32),
+            max(3, round(math.exp(min(at["log_neighbours"], 4.6)))),
+            min(round(at["log_driven_radius"] / self.LOG_STEP), 32),
+            max(2, round(math.exp(min(at["log_driven_neighbours"], 4.6)))),
+        )
+
+    def scalars(self, theta: torch.Tensor, topologies: list[Topology]) -> dict[str, torch.Tensor]:
+        """As `SpringNetworkProblem.scalars`, with ``grip_stiffness_ratio`` and, where nodes
+        collide, ``collision_distance_m``, ``collision_restitution`` and ``collision_friction``."""
+        found = super().scalars(theta, topologies)
+        column = dict(zip(self.global_names, theta[:, : self.global_count].unbind(1)))
+        one = torch.ones_like(found["stiffness_n"])
+        held = column.get("log_grip_stiffness")
+        found["grip_stiffness_ratio"] = one if held is None else held.exp()
+        if "log_pusher_friction" in column:
+            found["pusher_friction"] = column["log_pusher_friction"].exp()
+        if "logit_straightness" in column:
+            found["straightness"] = torch.sigmoid(column["logit_straightness"])
+        if self.self_collision:
+            distance = column["log_collision_distance"].exp() * self.spacing_m
+            found["collision_distance_m"] = distance
+            restitution = torch.sigmoid(column["logit_collision_restitution"])
+            found["collision_restitution"] = restitution
+            found["collision_friction"] = column["log_collision_friction"].exp()
+        return found
+
+    def parameters(
+        self, scalars: dict[str, torch.Tensor], topology: Topology, log_offset: torch.Tensor
+    ) -> SpringMassParameters:
+        """See `SpringNetworkProblem.parameters`."""
+        made = super().parameters(scalars, topology, log_offset)
+        grip = torch.as_tensor(self.grip_of_spring(topology.edges) >= 0).double()
+        ratio = scalars["grip_stiffness_ratio"].log()[:, None] * grip
+        made = made.replace(
+            log_stiffness=made.log_stiffness + ratio,
+            rest_length_m=self.natural_lengths(scalars, topology),
+        )
+        if "pusher_friction" in scalars:
+            made = made.replace(collider_friction=scalars["pusher_friction"])
+        return made
+
+    def natural_lengths(self, scalars: dict[str, torch.Tensor], topology: Topology) -> torch.Tensor:
+        """Lengths at which springs pull at nothing [m], shape (Q or 1, S); differentiable.
+
+        Args:
+            scalars: from `scalars`.
+            topology: the springs.
+
+        Returns:
+            As in the first frame; of a rope, between that and those of the straight rope.
+        """
+        length = torch.as_tensor(topology.rest_length_m)[None]
+        straight = self.clip.straight_position
+        if straight is None:
+            return length
+        own = self.grip_of_spring(topology.edges) < 0
+        change = np.zeros(len(own))
+        change[own] = rest_lengths(straight, topology.edges[own]) - topology.rest_length_m[own]
+        # No spring loses more than half its length: a point bound to the wrong bend would.
+        change = np.maximum(change, -0.5 * topology.rest_length_m)
+        return length + scalars["straightness"][:, None] * torch.as_tensor(change)
+
+    def _stiffness_scale(
+        self, scalars: dict[str, torch.Tensor], candidate: int, topology: Topology
+    ) -> np.ndarray:
+        ratio = float(scalars["grip_stiffness_ratio"][candidate])
+        return np.where(self.grip_of_spring(topology.edges) >= 0, ratio, 1.0)
+
+    def grip_of_spring(self, edges: np.ndarray) -> np.ndarray:
+        """Which grip a spring belongs to, -1 for the object's own; shape (S,)."""
+        upper = edges.max(axis=1)
+        owner = np.concatenate([np.full(self.object_count, -1), self._owner])
+        return np.asarray(owner[upper])
+
+    def weights(self, recordings: list[int]) -> float:
+        """Independent samples; see `recon.identify.problem.Loss`."""
+        seconds = (self.stop - self.clip.first) * self.clip.dt_s
+        count = min(self.object_count, INDEPENDENT_POINTS)
+        return self.loss.rate_hz * seconds * 3 * count
+
+    def residuals(
+        self, theta: np.ndarray, recordings: list[int]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Simulated minus seen; see `Problem.residuals`."""
+        yield self.compared(self.roll(theta).position)
+
+    def compared(self, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Tracks and clouds against rollouts.
+
+        Args:
+            position: from `roll`, shape (Q, T, N + K, 3).
+
+        Returns:
+            Residuals [m], shape (Q, F), and which were seen, shape (F,).
+        """
+        clip = self.clip
+        ticks = np.arange(clip.first + 1, self.stop)[:: self.stride]
+        simulated = position[:, ticks - clip.first, : self.object_count]
+        target = clip.position[ticks]
+        seen = np.isfinite(target)
+        known = seen.any(axis=(0, 2))
+        off = simulated[:, :, known] - np.where(seen, target, 0.0)[:, known]
+        gaps = [self._cloud_gaps(simulated[:, i], clip.clouds[t]) for i, t in enumerate(ticks)]
+        far = np.concatenate(gaps, axis=1)
+        residual = np.concatenate([off.reshape(len(off), -1), far], axis=1)
+        return residual, np.concatenate([seen[:, known].ravel(), np.ones(far.shape[1], bool)])
+
+    def _cloud_gaps(self, simulated: np.ndarray, cloud: np.ndarray) -> np.ndarray:
+        """From every seen point to the nearest simulated surface node, shape (Q, M)."""
+        gaps = np.full((len(simulated), len(cloud)), np.nan, np.float32)
+        if len(cloud):
+            for q, one in enumerate(simulated):
+                if np.isfinite(one).all():
+                    gaps[q] = cKDTree(one[self.clip.surface]).query(cloud)[0]
+        return np.maximum(gaps - self.between_m, 0.0)
+
+    @property
+    def between_m(self) -> float:
+        """A cloud point between nodes is so far from the nearest whatever the motion [m]."""
+        return _BETWEEN * self.spacing_m
+
+    def roll(self, theta: np.ndarray) -> Rolled:
+        """Roll out the clip under every candidate.
+
+        Args:
+            theta: shape (Q, P).
+
+        Returns:
+            Their motion from ``clip.first`` to ``stop``.
+        """
+        theta = np.asarray(theta, np.float64)
+        # Made here, since threads would each make the same ones.
+        topologies = [self.topology_of(one) for one in theta]
+        substeps = self._needed_substeps(theta, topologies)
+        made = Rolled(len(theta), self.stop - self.clip.first, len(self.rest_position))
+        alive = np.flatnonzero(substeps <= self._substeps_at_most)
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            list(pool.map(lambda q: self._roll_one(theta[q], int(substeps[q]), made, q), alive))
+        return made
+
+    def _roll_one(self, theta: np.ndarray, substeps: int, made: Rolled, place: int) -> None:
+        """One candidate by itself: its springs and its substeps are its own.
+
+        Side by side in lanes they would share the union of their springs and the largest number of
+        substeps, which costs more than the lanes gain (2.2 s of CPU against 2.9 for 24 candidates
+        of 700 nodes).
+        """
+        topology = self.topology_of(theta)
+        at = torch.as_tensor(theta[None])
+        scalars = self.scalars(at, [topology])
+        offset = torch.zeros(len(topology.edges)) if self.log_offset is None else self.log_offset
+        given = self.parameters(scalars, topology, torch.as_tensor(offset))
+        collision = self._collision_of(scalars) if self.self_collision else None
+        position = torch.as_tensor(self.rest_position, dtype=torch.float32)[None]
+        velocity = torch.zeros_like(position)
+        try:
+            for stretch in self.stretches():
+                rolled = self.roll_stretch(
+                    topology.edges, given, position, velocity, stretch, substeps, collision
+                )
+                span = slice(stretch[0] - self.clip.first, stretch[1] + 1 - self.clip.first)
+                made.position[place, span] = rolled.position[0].numpy()
+                made.velocity[place, span] = rolled.velocity[0].numpy()
+                position, velocity = rolled.position[:, -1], rolled.velocity[:, -1]
+        except (BlowUpError, DataError):
+            # Data errors: more colliding neighbours than a list holds, which is a crumpled ball.
+            made.position[place] = np.nan
+
+    def stretches(self) -> list[tuple[int, int, tuple[int, ...]]]:
+        """`physgym.grip.phases` from the clip's first tick to ``stop``."""
+        every = phases([*self.clip.grips, *self.clip.pushers], self.stop)
+        first = self.clip.first
+        return [(max(a, first), b, held) for a, b, held in every if b > first]
+
+    def roll_stretch(
+        self,
+        edges: np.ndarray,
+        given: SpringMassParameters,
+        position: torch.Tensor,
+        velocity: torch.Tensor,
+        stretch: tuple[int, int, tuple[int, ...]],
+        substeps: int | None,
+        collision: SelfCollision | None = None,
+    ) -> RolloutTrajectory:
+        """One stretch with the springs of grips that do not hold taken away; differentiable.
+
+        Args:
+            edges: springs, shape (S, 2).
+            given: parameters of B worlds.
+            position: [m], shape (B, N + K, 3).
+            velocity: [m/s], the same shape.
+            stretch: from `stretches`.
+            substeps: per tick; None for the stability limit.
+            collision: how nodes collide, or None.
+
+        Returns:
+            The rollout.
+        """
+        first, last, acting = stretch
+        worlds = len(position)
+        solver = self._solver(edges, given, acting, worlds, substeps, collision)
+        ticks = np.arange(first, last + 1)[None]
+        state = solver.initial_state(position, velocity)
+        return solver.rollout(
+            state,
+            self._path_at(ticks).expand(worlds, -1, -1, -1),
+            self.clip.dt_s,
+            collider_pose=self._pose_at(ticks, acting),
+        )
+
+    def _solver(
+        self,
+        edges: np.ndarray,
+        given: SpringMassParameters,
+        acting: tuple[int, ...],
+        worlds: int,
+        substeps: int | None,
+        collision: SelfCollision | None,
+    ) -> SpringMassSolver:
+        """With the springs of grips that do not hold taken away, and the boxes that are solid."""
+        owner = self.grip_of_spring(edges)
+        on = torch.as_tensor((owner < 0) | np.isin(owner, acting)).to(given.log_stiffness.dtype)
+        given = given.replace(eta=given.eta * on, dashpot_ns_per_m=given.dashpot_ns_per_m * on)
+        boxes = [p.collider(self.spacing_m) for p in self._boxes(acting)]
+        model = dataclasses.replace(self.model(edges, collision), colliders=tuple(boxes))
+        return SpringMassSolver(model, given, worlds=worlds, device="cpu", substeps=substeps)
+
+    def _boxes(self, acting: tuple[int, ...]) -> list[Pusher]:
+        count = len(self.clip.grips)
+        return [self.clip.pushers[g - count] for g in acting if g >= count]
+
+    def _path_at(self, ticks: np.ndarray) -> torch.Tensor:
+        return torch.as_tensor(self._path[ticks], dtype=torch.float32)
+
+    def _pose_at(self, ticks: np.ndarray, acting: tuple[int, ...]) -> torch.Tensor | None:
+        boxes = self._boxes(acting)
+        if not boxes:
+            return None
+        return torch.as_tensor(np.stack([box.pose[ticks] for box in boxes], axis=2))
+
+    def roll_windows(
+        self,
+        topology: Topology,
+        given: SpringMassParameters,
+        rolled: Rolled,
+        windows: Windows,
+    ) -> torch.Tensor:
+        """Windows side by side, each from where a rollout was; differentiable in the parameters.
+
+        Args:
+            topology: the springs.
+            given: parameters of one world, shared by all windows.
+            rolled: of one candidate: where windows start.
+            windows: of one length and with the same grips holding.
+
+        Returns:
+            Nodes [m], shape (B, L + 1, N, 3).
+        """
+        at = windows.first - self.clip.first
+        solver = self._solver(topology.edges, given, windows.held, len(at), None, None)
+        ticks = windows.first[:, None] + np.arange(windows.length + 1)
+        start = (torch.as_tensor(part[0, at]) for part in (rolled.position, rolled.velocity))
+        made = solver.rollout(
+            solver.initial_state(*start),
+            self._path_at(ticks),
+            self.clip.dt_s,
+            collider_pose=self._pose_at(ticks, windows.held),
+        )
+        return made.position[:, :, : self.object_count]
+
+    def windows(self, length: int) -> list[Windows]:
+        """Stretches cut into windows, those that see nothing left out.
+
+        Args:
+            length: ticks to predict.
+
+        Returns:
+            Groups that can run side by side.
+        """
+        groups = []
+        for first, last, held in self.stretches():
+            size = min(length, last - first)
+            starts = np.arange(first, last - size + 1, max(size, 1))
+            if size > 0 and len(starts):
+                groups.append(Windows(starts, size, held))
+        return groups
+
+    def model(self, edges: np.ndarray, collision: SelfCollision | None = None) -> SpringMassModel:
+        """The simulated object with its driven points."""
+        return SpringMassModel(
+            self.rest_position,
+            edges,
+            driven_index=self.driven_index,
+            gravity_m_per_s2=triple(self.gravity),
+            ground=self.ground,
+            self_collision=collision,
+        )
+
+    def _collision_of(self, value: dict[str, torch.Tensor]) -> SelfCollision:
+        return SelfCollision(
+            float(value["collision_distance_m"][0]),
+            restitution=float(value["collision_restitution"][0]),
+            friction=float(value["collision_friction"][0]),
+        )

@@ -1,0 +1,68 @@
+"""Prediction of an episode from its first frame and the recorded motion of grippers and hands.
+
+Shapes: T frames, N nodes, M surface points, K driven points.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from physgym.grip import simulate_gripped
+from physgym.skinning import bind, skin
+from physgym.twin import Twin
+from recon.identify.clip import even_clock, handling_of
+from recon.perception.result import Perception
+
+__all__ = ["Prediction", "predict_episode"]
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a twin says about an episode.
+
+    Attributes:
+        points: the surface, then the nodes [m], shape (T, M + N, 3), float32.
+        visible_surface: True for the points of the surface, shape (M + N,), bool.
+        time_s: stamps of the episode [s], shape (T,).
+        registered: False where the twin was made from this very episode and needed no placing.
+    """
+
+    points: np.ndarray
+    visible_surface: np.ndarray
+    time_s: np.ndarray
+    registered: bool
+
+
+def predict_episode(twin: Twin, perception: Perception) -> Prediction:
+    """Simulate an episode; nothing that later frames show of the object is looked at.
+
+    Args:
+        twin: made from this or another episode of the object.
+        perception: of the episode; only `Perception.start_only` of it is used.
+
+    Returns:
+        The object in every frame.
+
+    Raises:
+        DataError: if the first frame shows no object, or the twin is of another one.
+        BlowUpError: if the simulation leaves the finite numbers.
+    """
+    start = perception.start_only()
+    clock = even_clock(start.time_s)
+    same = twin.provenance.get("train", {}).get("source_sha256") == start.tracks.source_sha256
+    nodes = np.asarray(twin.rest_position, np.float64)
+    registered = not (same and start.tracks.source_sha256)
+    if registered:
+        nodes = np.asarray(twin.register(start.clouds[0]).position, np.float64)
+    grips, pushers = handling_of(start, clock, nodes)
+    moved = simulate_gripped(
+        twin, grips, clock.dt_s, frames=clock.ticks, pushers=pushers, position=nodes
+    )
+    moved = clock.at_stamps(moved)
+    binding = bind(twin.parameters["surface_position_m"], twin.rest_position)
+    surface = skin(binding, moved)
+    points = np.concatenate([surface, moved.astype(np.float32)], axis=1)
+    visible = np.arange(points.shape[1]) < surface.shape[1]
+    return Prediction(points, visible, np.array(start.time_s), registered)

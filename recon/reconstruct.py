@@ -1,0 +1,253 @@
+"""From an episode to a twin: perceive, identify, score, save. The command and the node call it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
+
+from physgym.errors import BlowUpError, DataError, TwinError
+
+if TYPE_CHECKING:
+    from physgym.run_folder import RunFolder
+    from physgym.twin import Twin
+    from recon.identify.progress import Progress
+    from recon.perception.result import Perception
+
+__all__ = ["ReconstructConfig", "check_place", "is_episode", "reconstruct_episode", "score_twin"]
+
+_BAG_SUFFIXES = (".mcap", ".db3")
+
+
+@dataclass(frozen=True)
+class ReconstructConfig:
+    """How an episode becomes a twin.
+
+    Attributes:
+        method: how the twin is identified.
+        budget: how long to search.
+        kind: what the object is; ``auto`` looks at the first frame.
+        mass_kg: of the object; that of the recording's metadata when None, else 0.1 kg.
+        train_share: share of the frames that is learned from.
+        self_collision: let the object touch itself; ``auto`` does so for sheets and ropes.
+        nodes: nodes of the simulated network at most.
+        seed: of all random numbers.
+        calibration: file with ``T_world_cam`` in place of the recording's own.
+        resume: go on with the run in ``OUT.run``.
+    """
+
+    method: Literal["phystwin"] = "phystwin"
+    budget: Literal["quick", "full"] = "quick"
+    kind: Literal["auto", "volume", "sheet", "rope"] = "auto"
+    mass_kg: float | None = None
+    train_share: float = 0.7
+    self_collision: Literal["auto", "on", "off"] = "auto"
+    nodes: int = 700
+    seed: int = 0
+    calibration: Path | None = None
+    resume: bool = False
+
+
+def is_episode(source: Path) -> bool:
+    """Whether this is a recording of cameras, rather than of tracks.
+
+    Args:
+        source: a file or folder.
+
+    Returns:
+        True for a rosbag2 folder or file, a PhysTwin case and a folder of images.
+    """
+    source = source.expanduser()
+    if source.is_file():
+        return source.suffix in _BAG_SUFFIXES
+    if not source.is_dir():
+        return source.with_name(source.name + ".partial").is_dir()
+    bag = (source / "metadata.yaml").is_file() or any(
+        path.suffix in _BAG_SUFFIXES for path in source.iterdir()
+    )
+    return bag or source.name.endswith(".partial") or (source / "color").is_dir()
+
+
+def reconstruct_episode(
+    episode: Path,
+    out: Path,
+    config: ReconstructConfig | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Twin:
+    """Make a twin of an episode and save it.
+
+    Ctrl-C keeps the best found so far. The twin is saved before it is scored, so whatever goes
+    wrong with the scores costs the scores only.
+
+    Args:
+        episode: a rosbag2 folder, or what `recon.importers.convert_episode` reads.
+        out: where the twin goes.
+        config: how.
+        progress: told about every step.
+
+    Returns:
+        The twin, with metrics of its own episode.
+
+    Raises:
+        PhysGymError: if the recording cannot be used or no twin can go there.
+    """
+    from recon.identify.episode_fit import EpisodeConfig, identify_episode
+    from recon.identify.progress import Progress as Silent
+    from recon.perception.perceive_config import PerceiveConfig
+
+    config, progress = config or ReconstructConfig(), progress or Silent()
+    check_place(out)
+    begun = time.monotonic()
+    with ExitStack() as stack:
+        source = _as_bag(Path(episode).expanduser(), out, stack)
+        perception, notes = _perceived(
+            source, PerceiveConfig(kind=config.kind), config.calibration, progress
+        )
+    perceived_s = time.monotonic() - begun
+    mass_kg = config.mass_kg or _noted_mass(notes)
+    fit = EpisodeConfig(
+        budget=config.budget,
+        seed=config.seed,
+        train_share=config.train_share,
+        mass_kg=mass_kg,
+        self_collision=config.self_collision,
+        most_nodes=config.nodes,
+    )
+    folder = out.with_name(out.name + ".run")
+    with _run_folder(folder, _Job.of(fit, perception), resume=config.resume) as run:
+        twin = identify_episode(perception, fit, name=out.name, progress=progress, run=run)
+    seconds = {"perceive_s": perceived_s, "identify_s": time.monotonic() - begun - perceived_s}
+    notes = {"command": " ".join(sys.argv[1:]), "seconds": seconds, "source": str(episode)}
+    twin = twin.replace(provenance={**twin.provenance, **notes})
+    twin.save(out)
+    if not twin.provenance["stopped_early"]:
+        shutil.rmtree(folder, ignore_errors=True)
+    twin = twin.replace(metrics=score_twin(twin, perception))
+    twin.save(out)
+    return twin
+
+
+def score_twin(twin: Twin, perception: Perception) -> dict[str, Any]:
+    """Scores of a twin on a recording, train and future, beside the baselines.
+
+    Args:
+        twin: the twin.
+        perception: of the recording.
+
+    Returns:
+        Means by part, row and measure [m]; empty, with a warning, where the twin blows up.
+    """
+    from recon.predict_episode import predict_episode
+    from recon.score_episode import score_prediction, train_stop_of
+    from recon.tracks import PhysGymWarning
+
+    try:
+        predicted = predict_episode(twin, perception)
+    except BlowUpError as error:
+        warnings.warn(f"the twin is not scored: {error}", PhysGymWarning, stacklevel=2)
+        return {}
+    scored = score_prediction(
+        perception,
+        predicted.points,
+        predicted.visible_surface,
+        train_stop=train_stop_of(twin.provenance, perception),
+    )
+    return {"episode": perception.name, "parts": scored["parts"]}
+
+
+def check_place(out: Path) -> None:
+    """Refuse a place where no twin can go, before the work rather than after.
+
+    Args:
+        out: where the twin is to go.
+
+    Raises:
+        DataError: if it has no name.
+        TwinError: if something else stands there.
+    """
+    from physgym.twin import is_twin_folder
+
+    if not out.name:
+        raise DataError(f"{out}", where="--out", expected="a folder with a name", fix="twins/rope")
+    free = not out.exists() or (out.is_dir() and (is_twin_folder(out) or not any(out.iterdir())))
+    if not free:
+        raise TwinError(
+            "something that is not a twin stands there",
+            where=f"--out {out}",
+            expected="a twin, an empty folder or nothing",
+            fix="choose another folder, or move this one away",
+        )
+
+
+def _as_bag(source: Path, out: Path, stack: ExitStack) -> Path:
+    """The recording as a bag; other layouts are converted into a folder that goes away."""
+    if source.is_dir() and (source / "color").is_dir():
+        from recon.importers import convert_episode
+
+        out.parent.mkdir(parents=True, exist_ok=True)
+        room = stack.enter_context(TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.bag-"))
+        return convert_episode(source, Path(room) / source.name)
+    return source
+
+
+def _perceived(
+    source: Path, config: Any, calibration: Path | None, progress: Progress
+) -> tuple[Perception, dict[str, Any]]:
+    from recon.episode_files import bag_folder, read_sidecar
+    from recon.perception.perceive_episode import cached_perception
+
+    with progress.stage("perceive", 100) as tick:
+        done = [0]
+
+        def note(stage: str, share: float) -> None:
+            done[0] = max(done[0], round(100 * share))
+            tick(done[0], 0.0)
+
+        found = cached_perception(source, config, calibration=calibration, on_progress=note)
+    return found, read_sidecar(bag_folder(source)).get("metadata", {})
+
+
+def _noted_mass(metadata: dict[str, Any]) -> float | None:
+    about = metadata.get("object")
+    mass = about.get("mass_kg") if isinstance(about, dict) else None
+    return float(mass) if isinstance(mass, (int, float)) and mass > 0 else None
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What must be the same when a run is resumed."""
+
+    config: str
+    perception_sha256: str
+
+    @classmethod
+    def of(cls, config: Any, perception: Perception) -> _Job:
+        digest = hashlib.sha256(perception.tracks.source_sha256.encode())
+        digest.update(perception.tracks.position.tobytes())
+        return cls(json.dumps(dataclasses.asdict(config)), digest.hexdigest())
+
+
+@contextmanager
+def _run_folder(folder: Path, job: _Job, *, resume: bool) -> Iterator[RunFolder]:
+    """The run folder of a job; it stays only while there is something to go on with."""
+    from physgym.run_folder import RunFolder
+
+    begun = (folder / "config.yaml").is_file()
+    run = RunFolder(folder, job, resume=resume or not begun)
+    try:
+        with run:
+            yield run
+    finally:
+        if run.latest_checkpoint() is None:
+            shutil.rmtree(folder, ignore_errors=True)
