@@ -24,7 +24,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from physgym import __version__
 from physgym.errors import DataError, PhysGymError
@@ -89,7 +89,7 @@ def run_interactions(
         folder: where everything goes; what is there already is not made again.
         json_path: where the figures go; ``FOLDER/interactions.json`` when None. The tables go to
             ``FOLDER/interactions.md``.
-        quick: small images, two seconds at 15 Hz and the quick search. For a look, not for figures.
+        quick: small images and two seconds at 15 Hz. For a look, not for figures.
         cameras: numbers of cameras.
         seed: of all random numbers; the unseen interaction takes the next one.
         cases: what is measured.
@@ -255,8 +255,7 @@ class BenchmarkRun:
     def _reconstruct(self, out: Path) -> None:
         from recon.reconstruct import ReconstructConfig, reconstruct_episode
 
-        budget: Literal["quick", "full"] = "quick" if self.quick else "full"
-        config = ReconstructConfig(budget=budget, seed=self.seed, resume=True)
+        config = ReconstructConfig(seed=self.seed, resume=True)  # as a user does it
         reconstruct_episode(self.own, out, config, progress=self.progress)
 
     def _score(self, episode: Path) -> None:

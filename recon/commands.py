@@ -358,20 +358,26 @@ def _npz_bytes(arrays: dict) -> bytes:
 class Benchmark:
     """Measure methods against real recordings and trivial baselines.
 
-    dlo: cables moved at both ends. Finds every NAME_train.npz / NAME_eval.npz pair in the folder,
-    fits on the train files only and predicts every eval recording open loop.
+    dlo: cables moved at both ends. Finds every NAME_train.npz / NAME_eval.npz pair in --data, fits
+    on the train files only and predicts every eval recording open loop.
+    interactions: five soft objects handled in the simulated cell, from camera images to predictions
+    of the future and of another interaction, with three cameras and with one; files go to --out,
+    and a run that was cut off goes on there.
+    cloth: real clouds of sheets lifted and folded (--data); fits one trial, predicts another.
     """
 
-    what: Annotated[Literal["dlo"], tyro.conf.Positional]
+    what: Annotated[Literal["dlo", "interactions", "cloth"], tyro.conf.Positional]
     """Which benchmark."""
-    data: Path
-    """Folder of the recordings."""
+    data: Path | None = None
+    """Folder of the recordings (dlo, cloth)."""
+    out: Path | None = None
+    """Folder for everything that is made (interactions)."""
     json: Path | None = None
     """Where the figures go."""
     quick: bool = False
-    """A fifth of the work: one recording, no residual. For a look, not for figures."""
+    """A fifth of the work. For a look, not for figures."""
     checks: bool = False
-    """Also fit with half the substep and with half the segment length."""
+    """dlo: also fit with half the substep and with half the segment length."""
     seed: int = 0
     """Of all random numbers."""
 
@@ -380,8 +386,30 @@ class Benchmark:
 
         Returns:
             0 when it ran through.
+
+        Raises:
+            DataError: if a folder is missing.
         """
+        if self.what == "interactions":
+            from recon.benchmark_interactions import run_interactions
+
+            folder = self._needed(self.out, "--out")
+            run_interactions(folder, self.json, quick=self.quick, seed=self.seed)
+            return 0
+        data = self._needed(self.data, "--data")
+        if self.what == "cloth":
+            from recon.benchmark_cloth import run_cloth
+
+            run_cloth(data, self.json, quick=self.quick, seed=self.seed)
+            return 0
         from recon.benchmark_dlo import run_dlo
 
-        run_dlo(self.data, self.json, quick=self.quick, checks=self.checks, seed=self.seed)
+        run_dlo(data, self.json, quick=self.quick, checks=self.checks, seed=self.seed)
         return 0
+
+    def _needed(self, folder: Path | None, flag: str) -> Path:
+        if folder is None:
+            raise DataError(
+                f"benchmark {self.what} needs a folder", where=flag, expected=f"{flag} FOLDER"
+            )
+        return folder

@@ -20,7 +20,7 @@ from physgym.sim.contact import GroundPlane
 from recon.identify.straighten import straightened
 from recon.perception.driven import GripperTrack, driven_from_gripper
 from recon.perception.fuse import voxel_downsample
-from recon.perception.result import Perception
+from recon.perception.result import Kind, Perception
 from recon.tracks import PhysGymWarning
 
 __all__ = [
@@ -193,6 +193,7 @@ class Clip:
 
     Attributes:
         name: of the recording.
+        kind: what the object is.
         dt_s: time between ticks [s].
         rest_position: nodes at the start [m], shape (N, 3); none below the ground.
         surface: which of them are surface, shape (N,), bool.
@@ -209,6 +210,7 @@ class Clip:
     """
 
     name: str
+    kind: Kind
     dt_s: float
     rest_position: np.ndarray
     surface: np.ndarray
@@ -272,6 +274,7 @@ def make_clip(
         )
     clip = Clip(
         perception.name,
+        perception.kind,
         clock.dt_s,
         nodes,
         perception.surface[keep],

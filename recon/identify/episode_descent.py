@@ -139,6 +139,7 @@ class _Adam:
         problem = self.problem
         scalars = problem.scalars(self.theta[None], [self.topology])
         given = problem.parameters(scalars, self.topology, self._offset())
+        given = problem.settled(given, self.topology)
         total, count = self.theta.new_zeros(()), 0
         for windows, seen in zip(self.windows, self.seen):
             moved = problem.roll_windows(self.topology, given, rolled, windows)[:, 1:]

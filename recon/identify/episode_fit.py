@@ -265,9 +265,12 @@ def _make_twin(job: _Job, perception: Perception, stop: int, name: str) -> Twin:
     edges, length = topology.edges[own], topology.rest_length_m[own]
     values = {k: np.array(v[0]) for k, v in _scalars(problem, topology, dense.theta).items()}
     shape = float(values["length_exponent"])
-    natural = problem.natural_lengths(
-        {k: torch.as_tensor(v)[None] for k, v in values.items()}, topology
+    given = problem.parameters(
+        {k: torch.as_tensor(v)[None] for k, v in values.items()},
+        topology,
+        torch.as_tensor(dense.log_offset),
     )
+    natural = problem.settled(given, topology).rest_length_m
     values.pop("straightness", None)
     key = problem.topology_key(job.theta)
     parameters: dict[str, Any] = values | {

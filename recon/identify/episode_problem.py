@@ -33,6 +33,7 @@ from physgym.sim.spring_mass import (
 from recon.identify.clip import Clip
 from recon.identify.network_topology import Topology, network_springs, triple
 from recon.identify.problem import Loss
+from recon.identify.sag import unloaded
 from recon.identify.segments import Segment
 from recon.identify.spring_network import TOPOLOGY, SpringNetworkProblem
 from recon.tracks import Tracks
@@ -72,6 +73,8 @@ INDEPENDENT_POINTS = 30
 """An object says no more than so many points that move for themselves."""
 # Between nodes the nearest one is up to so many spacings away whatever the motion.
 _BETWEEN = 0.6
+# Nodes up to so many spacings above the ground stand on it.
+_STANDING = 0.4
 
 
 class Windows(NamedTuple):
@@ -115,6 +118,9 @@ class EpisodeProblem(SpringNetworkProblem):
         topology: springs that are no longer searched for.
         log_offset: of every spring's stiffness from the global one, shape (S,).
         stop: ticks from here on are not compared; None takes the clip's.
+
+    Attributes:
+        carried: nodes that the ground carries in the first frame, shape (N,), bool.
     """
 
     _SPACING_NEIGHBOUR = 4
@@ -166,6 +172,7 @@ class EpisodeProblem(SpringNetworkProblem):
             log_offset=log_offset,
         )
         self.loss = Loss(scale_m=8e-3 * self.size_m, knee_m=2e-2 * self.size_m)
+        self.carried = self._standing()
         self._path = np.concatenate(
             [np.zeros((self.stop, 0, 3)), *(g.position[: self.stop] for g in clip.grips)], axis=1
         )
@@ -296,6 +303,49 @@ class EpisodeProblem(SpringNetworkProblem):
         ratio = float(scalars["grip_stiffness_ratio"][candidate])
         return np.where(self.grip_of_spring(topology.edges) >= 0, ratio, 1.0)
 
+    def settled(self, given: SpringMassParameters, topology: Topology) -> SpringMassParameters:
+        """Rest lengths such that the first frame is in equilibrium with the weight.
+
+        No gradient flows through them.
+
+        Args:
+            given: parameters of one world.
+            topology: the springs.
+
+        Returns:
+            The same with other rest lengths; as given where nothing carries the object.
+        """
+        held = self.carried
+        if not held.any():
+            return given
+        own = self.grip_of_spring(topology.edges) < 0
+        edges = topology.edges[own]
+        with torch.no_grad():
+            length = given.rest_length_m[0].double().numpy().copy()
+            stiffness = given.log_stiffness[0].double().exp().numpy() / length
+            mass_kg = given.mass_kg[0, : self.object_count].double().numpy()
+        nodes = self.rest_position[: self.object_count]
+        shape = unloaded(nodes, edges, stiffness[own], mass_kg[:, None] * self.gravity, held)
+        ratio = rest_lengths(shape, edges) / topology.rest_length_m[own]
+        length[own] *= np.clip(ratio, 0.7, 1.4)
+        return given.replace(rest_length_m=torch.as_tensor(length)[None])
+
+    def _standing(self) -> np.ndarray:
+        """Nodes that the ground carries in the first frame, shape (N,), bool.
+
+        None of anything but a volume: sheets and ropes lie on what carries them, or hang in a shape
+        that is far from linear. None of an object that starts in a grip.
+        """
+        nodes, ground = self.rest_position[: self.object_count], self.ground
+        none = np.zeros(len(nodes), bool)
+        held_at_once = any(grip.start == 0 for grip in self.clip.grips)
+        if ground is None or held_at_once or self.clip.kind != "volume":
+            return none
+        height = nodes @ np.array(ground.normal) - ground.offset_m
+        low = height < _STANDING * self.spacing_m
+        # Something that falls has no weight; a body stands on three points at least.
+        return low if low.sum() >= 3 else none
+
     def grip_of_spring(self, edges: np.ndarray) -> np.ndarray:
         """Which grip a spring belongs to, -1 for the object's own; shape (S,)."""
         upper = edges.max(axis=1)
@@ -379,7 +429,7 @@ class EpisodeProblem(SpringNetworkProblem):
         at = torch.as_tensor(theta[None])
         scalars = self.scalars(at, [topology])
         offset = torch.zeros(len(topology.edges)) if self.log_offset is None else self.log_offset
-        given = self.parameters(scalars, topology, torch.as_tensor(offset))
+        given = self.settled(self.parameters(scalars, topology, torch.as_tensor(offset)), topology)
         collision = self._collision_of(scalars) if self.self_collision else None
         position = torch.as_tensor(self.rest_position, dtype=torch.float32)[None]
         velocity = torch.zeros_like(position)

@@ -25,7 +25,7 @@ from recon.perception.driven import GripperTrack
 from recon.perception.table import Plane
 from recon.tracks import Tracks
 
-__all__ = ["FORMAT", "FORMAT_VERSION", "Perception"]
+__all__ = ["FORMAT", "FORMAT_VERSION", "Kind", "Perception"]
 
 FORMAT = "physgym-perception"
 FORMAT_VERSION = 2

@@ -81,8 +81,15 @@ def lifting_gripper(nodes, frames, *, closes=5, opens=None, rise_m=0.12):
     return GripperTrack(pose, closed, half)
 
 
+def settled(twin):
+    """Nodes of a twin after it has stood on its table for two seconds, shape (N, 3)."""
+    return simulate_gripped(twin, [], 1 / FPS, frames=60)[-1].astype(float)
+
+
 def perceived(twin, gripper, *, surface, seed=0, noise_m=5e-4, drop_frames=(), sha="a" * 64):
     """What cameras would make of the true motion: part of the surface tracked, noisy clouds.
+
+    It starts where the object has settled, as recordings do.
 
     Returns:
         The perception and the true motion (T, N, 3) of its frames.
@@ -90,7 +97,7 @@ def perceived(twin, gripper, *, surface, seed=0, noise_m=5e-4, drop_frames=(), s
     rng = np.random.default_rng(seed)
     frames = len(gripper.closed)
     time_s = np.arange(frames) / FPS
-    nodes = np.asarray(twin.rest_position, float)
+    nodes = settled(twin)
     empty = Perception(
         Tracks(
             time_s,
@@ -106,7 +113,7 @@ def perceived(twin, gripper, *, surface, seed=0, noise_m=5e-4, drop_frames=(), s
         grippers=(gripper,),
     )
     grips, pushers = handling_of(empty, even_clock(time_s), nodes)
-    moved = simulate_gripped(twin, grips, 1 / FPS, frames=frames, pushers=pushers)
+    moved = simulate_gripped(twin, grips, 1 / FPS, frames=frames, pushers=pushers, position=nodes)
     keep = np.setdiff1d(np.arange(frames), drop_frames)
     seen = np.zeros((frames, len(nodes)), bool)
     seen[:, : surface // 2] = rng.uniform(size=(frames, surface // 2)) < 0.9
