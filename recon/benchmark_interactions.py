@@ -66,9 +66,9 @@ _SOFT_TOY_PA = 5e3
 CASES = (
     Case("lift_toy", "toy", "lift", "fold", _SOFT_TOY_PA),
     Case("stretch_toy", "toy", "stretch", "fold", _SOFT_TOY_PA),
-    Case("lift_rope", "rope", "lift", "stretch"),
     Case("lift_cloth", "cloth", "lift", "fold"),
     Case("push_block", "block", "push", "lift"),
+    Case("lift_rope", "rope", "lift", "stretch"),
 )
 """The five interactions."""
 
@@ -121,8 +121,10 @@ def run_interactions(
         "phystwin_paper": PHYSTWIN_PAPER,
         "cases": {},
     }
-    for case in cases:
-        for count in cameras:
+    # All objects with the first number of cameras before any with the next: whoever stops early has
+    # the more telling half.
+    for count in cameras:
+        for case in cases:
             run = BenchmarkRun(
                 case, count, folder / case.name / _label(count), quick, seed, progress
             )

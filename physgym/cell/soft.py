@@ -73,6 +73,8 @@ class SoftCell:
         self._qpos = self._model.jnt_qposadr[self._model.body_jntadr[self._bodies]]
         self._dof = self._model.jnt_dofadr[self._model.body_jntadr[self._bodies]]
         self._lump_masses()
+        if self.body.dim == 1:
+            self._resist_rolling()
         self._grippers = [
             SoftGripper(self._model, k, self.config.jaw_half)
             for k in range(self.config.gripper_count)
@@ -340,6 +342,19 @@ class SoftCell:
         self._model.body_mass[self._bodies] *= ratio
         self._model.body_inertia[self._bodies] *= ratio[:, None]
         mujoco.mj_setConst(self._model, self._data)
+
+    def _resist_rolling(self) -> None:
+        """Dry friction at a rod's rolling joints (``soft_twist*``, one an edge).
+
+        MuJoCo's rod rolls about its own axis and touches at its surface, so without it a rope on
+        a table moves sideways for nothing. It acts in the air too, and holds a little twist there.
+        """
+        share = -self._model.opt.gravity[2] * float(self.body.vertex_mass_kg.sum())
+        torque = self.config.rolling_friction * self.body.radius_m * share / len(self.body.elements)
+        for index in range(self._model.njnt):
+            joint = self._model.joint(index)
+            if joint.name.startswith("soft_twist"):
+                self._model.dof_frictionloss[joint.dofadr] = torque
 
     def _place(self, vertices: np.ndarray) -> None:
         """Put the vertices somewhere, at rest."""

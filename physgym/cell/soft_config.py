@@ -44,6 +44,9 @@ class SoftCellConfig:
         density_kg_m3: mass over volume.
         damping_s: Rayleigh damping, the time by which stress runs ahead with the strain rate.
         friction: Coulomb friction with table and grippers.
+        rolling_friction: what resists a rope's rolling about its own axis, over its weight times
+            its radius. At 0 it rolls like a steel bar and nothing holds it sideways; the tail of a
+            rope that is lifted then swings far round. Rope of fibres lies flat and hardly rolls.
         start_height_m: gap under the body at reset; 0 starts it settled on the table, anything
             else at rest in the air, not deformed.
         gripper_count: 1 or 2.
@@ -71,6 +74,7 @@ class SoftCellConfig:
     density_kg_m3: float | None = None
     damping_s: float | None = None
     friction: float = 0.8
+    rolling_friction: float = 0.2
     start_height_m: float = 0.0
     gripper_count: int = 2
     jaw_half_m: tuple[float, float, float] | None = None
@@ -108,6 +112,8 @@ class SoftCellConfig:
             raise _bad("start_height_m", self.start_height_m, "from 0 to 1 m")
         if not 0 <= self.friction <= 2:
             raise _bad("friction", self.friction, "from 0 to 2")
+        if not 0 <= self.rolling_friction <= 1:
+            raise _bad("rolling_friction", self.rolling_friction, "from 0 to 1")
         if self.gripper_count not in (1, 2):
             raise _bad("gripper_count", self.gripper_count, "1 or 2")
         if not 1e-4 <= self.timestep_s <= 5e-3:

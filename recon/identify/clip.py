@@ -17,7 +17,7 @@ from physgym.errors import DataError
 from physgym.frames import matrix_from_quat_wxyz, quat_wxyz_from_matrix
 from physgym.grip import Grip, Pusher
 from physgym.sim.contact import GroundPlane
-from recon.identify.straighten import straightened
+from recon.identify.rope_nodes import RopeNodes, rope_nodes, seen_nodes
 from recon.perception.driven import GripperTrack, driven_from_gripper
 from recon.perception.fuse import voxel_downsample
 from recon.perception.result import Kind, Perception
@@ -237,7 +237,8 @@ def make_clip(
         seed: of the choice among cloud points.
 
     Returns:
-        The clip, which points of the perception its nodes are, and its clock.
+        The clip, which points of the perception its nodes are (none of a rope, whose nodes stand
+        around its centre line), and its clock.
 
     Raises:
         DataError: if too little is left to learn from.
@@ -247,9 +248,16 @@ def make_clip(
     rest = np.asarray(tracks.rest_position, np.float64)
     keep, _ = thinned_nodes(rest, 1e-4, most_nodes)
     ground = ground_of(perception)
-    nodes = above_ground(rest[keep], ground)
-    position = np.full((clock.ticks, len(keep), 3), np.nan, np.float32)
-    position[clock.tick] = tracks.position[:, keep]
+    rope = _rope_of(perception, most_nodes) if perception.kind == "rope" else None
+    if rope is None:
+        nodes, surface = above_ground(rest[keep], ground), perception.surface[keep]
+        seen, straight = tracks.position[:, keep], None
+    else:
+        nodes, surface = above_ground(rope.position, ground), np.ones(len(rope.position), bool)
+        seen = seen_nodes(rope.position, rest, tracks.position, radius_m=rope.radius_m)
+        keep, straight = np.zeros(0, np.int64), rope.straight
+    position = np.full((clock.ticks, len(nodes), 3), np.nan, np.float32)
+    position[clock.tick] = seen
     clouds = [np.zeros((0, 3), np.float32)] * clock.ticks
     rng = np.random.default_rng([seed, 11])
     for frame, cloud in enumerate(perception.clouds):
@@ -277,7 +285,7 @@ def make_clip(
         perception.kind,
         clock.dt_s,
         nodes,
-        perception.surface[keep],
+        surface,
         position,
         tuple(clouds),
         tuple(grips),
@@ -286,9 +294,18 @@ def make_clip(
         np.asarray(tracks.gravity, np.float64),
         first,
         stop,
-        straightened(nodes) if perception.kind == "rope" else None,
+        straight,
     )
     return clip, keep, clock
+
+
+def _rope_of(perception: Perception, most_nodes: int) -> RopeNodes | None:
+    """A truss along the rope as it lies in the first frame; None where no line goes through."""
+    tracks = perception.tracks
+    rest = np.asarray(tracks.rest_position, np.float64)[: perception.surface_count]
+    cloud = [np.asarray(c, np.float64) for c in perception.clouds[:1]]
+    points = np.concatenate([rest, *cloud])
+    return rope_nodes(points, table=perception.table, most_nodes=most_nodes)
 
 
 def above_ground(nodes: np.ndarray, ground: GroundPlane | None) -> np.ndarray:

@@ -105,7 +105,7 @@ def identify_episode(
     config, progress = config or EpisodeConfig(), progress or Progress()
     frames = perception.tracks.frame_count
     stop = max(3, round(config.train_share * frames))
-    clip, keep, _ = make_clip(
+    clip, _, _ = make_clip(
         perception, most_nodes=config.most_nodes, stop_frame=stop, seed=config.seed
     )
     collide = config.self_collision == "on" or (
@@ -118,7 +118,10 @@ def identify_episode(
         frame_stride=2,
         substeps_per_frame=config.substeps_per_frame,
     )
-    progress.say(f"{len(keep)} nodes, {len(clip.grips)} grip(s), ticks {clip.first} to {clip.stop}")
+    progress.say(
+        f"{len(clip.rest_position)} nodes, {len(clip.grips)} grips, {len(clip.pushers)} pushers, "
+        f"ticks {clip.first} to {clip.stop}"
+    )
     job = _Job(problem, config, progress, run)
     job.go()
     return _make_twin(job, perception, stop, name or perception.name)

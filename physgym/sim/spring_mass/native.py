@@ -16,9 +16,9 @@ from __future__ import annotations
 
 from functools import cache
 
+from physgym.sim.native_kernel import NativeKernel
 from physgym.sim.spring_mass.native_box import box_source
 from physgym.sim.spring_mass.native_contact import CONTACT
-from physgym.sim.spring_mass.native_kernel import NativeKernel
 from physgym.sim.spring_mass.native_lanes import LANES, LANES_FORWARD
 from physgym.sim.spring_mass.native_single import SINGLE, SINGLE_FORWARD
 

@@ -15,9 +15,9 @@ from __future__ import annotations
 import math
 from functools import cache
 
+from physgym.sim.native_kernel import NativeKernel
 from physgym.sim.spring_mass.native import COMMON, FLOATS, LANES_INTS, SINGLE_INTS, instantiate
 from physgym.sim.spring_mass.native_box import box_adjoint_source, box_source
-from physgym.sim.spring_mass.native_kernel import NativeKernel
 from physgym.sim.spring_mass.native_lanes import LANES
 from physgym.sim.spring_mass.native_single import SINGLE
 

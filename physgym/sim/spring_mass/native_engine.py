@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import warp as wp
 
+from physgym.sim.native_kernel import NativeKernel
 from physgym.sim.rollout import Gradients, Plan
 from physgym.sim.spring_mass.blocks import Block, cut_blocks
 from physgym.sim.spring_mass.blowup import raise_blow_up, raise_overflow
@@ -24,10 +25,12 @@ from physgym.sim.spring_mass.native import forward_kernel
 from physgym.sim.spring_mass.native_adjoint import adjoint_kernel, adjoint_room, segment_length
 from physgym.sim.spring_mass.native_box import box_floats
 from physgym.sim.spring_mass.native_contact import contact_room, contact_scalars
-from physgym.sim.spring_mass.native_kernel import NativeKernel
 from physgym.sim.spring_mass.plain import PlainEngine
 
 __all__ = ["NativeEngine"]
+
+# Warp's module loader is not made for two threads that load at once.
+_COMPILING = threading.Lock()
 
 
 class NativeEngine:
@@ -274,10 +277,11 @@ class NativeEngine:
     def _compile(self, make: Callable[..., NativeKernel]) -> dict[int, NativeKernel]:
         """Kernels by width of block, made before worker threads would each compile their own."""
         kind, boxes = self.model.law.kernel_kind, len(self.model.colliders)
-        return {
-            b.width: make("single" if b.width == 1 else "lanes", b.lanes, kind, boxes)
-            for b in self.blocks
-        }
+        with _COMPILING:
+            return {
+                b.width: make("single" if b.width == 1 else "lanes", b.lanes, kind, boxes)
+                for b in self.blocks
+            }
 
     def _map(self, run: Callable[[Block], Any]) -> list[Any]:
         if self._threads == 1 or len(self.blocks) == 1:

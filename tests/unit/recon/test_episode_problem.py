@@ -1,7 +1,6 @@
 """One episode as an identification problem: clock, clip, rollouts, losses and their gradient."""
 
 import dataclasses
-import warnings
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from recon.identify.dense_stiffness import Descent
 from recon.identify.episode_descent import _Adam
 from recon.identify.episode_problem import EpisodeProblem
 from recon.identify.problem import cost
-from recon.identify.straighten import straightened
 from recon.perception.driven import GripperTrack
 from recon.tracks import PhysGymWarning
 
@@ -205,35 +203,6 @@ def test_the_descent_has_the_right_gradient(problem):
         expected = (values[0] - values[1]) / (2 * step)
         # float32 rollouts and a kink where the nearest node of a cloud point changes.
         assert found == pytest.approx(expected, rel=0.05, abs=2e-5 * values[0])
-
-
-def test_a_rope_is_straightened_without_changing_its_lengths():
-    """An S of a tube: lengths along the middle stay, those of the inner side of a bend grow."""
-    radius, tube = 0.12, 0.006
-    angle = np.linspace(0, np.pi / 2, 60)
-    middle = np.stack([radius * np.sin(angle), radius * (1 - np.cos(angle)), 0 * angle], -1)
-    outward = np.stack([np.sin(angle), -np.cos(angle), 0 * angle], -1)
-    up = np.array([0.0, 0.0, 1.0])
-    around = np.linspace(0, 2 * np.pi, 8, endpoint=False)
-    ring = np.cos(around)[:, None, None] * outward + np.sin(around)[:, None, None] * up
-    points = (middle + tube * ring).reshape(-1, 3)
-    made = straightened(points)
-    assert made is not None
-    length = radius * np.pi / 2
-    assert np.ptp(made[:, 0]) == pytest.approx(length, rel=0.06)
-    # The tube stays a tube, to about the line's own error of a third of the radius.
-    across = np.linalg.norm(made[:, 1:] - made[:, 1:].mean(axis=0), axis=1)
-    assert np.median(across) == pytest.approx(tube, rel=0.2)
-    inner = made.reshape(8, 60, 3)[4]
-    chord = np.linalg.norm(np.diff(points.reshape(8, 60, 3)[4], axis=0), axis=1).sum()
-    assert np.ptp(inner[:, 0]) > chord * 1.01  # the inside of the bend was short
-
-
-def test_a_heap_is_no_rope():
-    rng = np.random.default_rng(0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert straightened(rng.uniform(-0.05, 0.05, (15, 3))) is None
 
 
 def test_simulated_as_the_twin_is(lifted):

@@ -67,7 +67,7 @@ def _wrap(snippet: str) -> Any:
     ) -> None: ...  # fmt: skip
 
     @wp.kernel(enable_backward=False, module="unique")
-    def spring_mass_native(
+    def native_body(
         i0: _I, i1: _I, i2: _I, i3: _I, i4: _I, i5: _I, i6: _I, i7: _I, i8: _I, i9: _I,
         f0: _F, f1: _F, f2: _F, f3: _F, f4: _F, f5: _F, f6: _F, f7: _F, f8: _F, f9: _F,
         f10: _F, f11: _F, f12: _F, f13: _F, f14: _F, f15: _F, f16: _F, f17: _F, f18: _F, f19: _F,
@@ -77,4 +77,4 @@ def _wrap(snippet: str) -> Any:
             f10, f11, f12, f13, f14, f15, f16, f17, f18, f19,
         )  # fmt: skip
 
-    return spring_mass_native
+    return native_body

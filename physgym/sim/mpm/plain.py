@@ -1,0 +1,381 @@
+"""PlainEngine: frames by the plain kernels. The reference on CPU, the engine on CUDA.
+
+The grid covers a window around the particles of all worlds, with room to move; a frame in which a
+particle leaves it is run again with more room. Gradients record one substep at a time on Warp's
+tape; the states in between are kept for the square root of a frame's substeps and computed again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import warp as wp
+
+from physgym.sim.mpm import collide, kernels
+from physgym.sim.mpm.collider import ColliderTable
+from physgym.sim.mpm.material import ElasticLaw
+from physgym.sim.mpm.model import Coefficients, MpmModel
+from physgym.sim.mpm.rollout import Gradients, Particles
+from physgym.sim.mpm.stability import raise_blow_up
+from physgym.sim.mpm.stress_hook import StressHook, apply_hook, turn_hook
+from physgym.sim.mpm.window import Window, place_window
+from physgym.sim.rollout import Plan
+
+__all__ = ["PlainEngine"]
+
+_NONE = np.iinfo(np.int64).max
+_COUNT = len(Coefficients._fields)
+
+
+class _Frame(NamedTuple):
+    """What the substeps of one frame read."""
+
+    given: Coefficients  # Warp arrays
+    window: Window
+    records: Any  # (B or 1, n, K, 25)
+    samples: Any
+    control: list[Any]  # driven particles at the frame's start and end, (B, D) vec3
+    extra: list[torch.Tensor]  # the stress hook's own tensors
+
+
+class PlainEngine:
+    """Runs frames with one launch per stage of a substep.
+
+    Args:
+        model: particles, material and boundaries.
+        worlds: B.
+        device: Warp name of the device.
+        hook: changes the stress after the elastic law, or None.
+    """
+
+    def __init__(
+        self, model: MpmModel, worlds: int, device: str, hook: StressHook | None = None
+    ) -> None:
+        self.model, self.worlds, self.device, self.hook = model, worlds, device, hook
+        slot = np.full(model.particle_count, -1, dtype=np.int32)
+        slot[model.driven_index] = np.arange(len(model.driven_index))
+        self._slot = wp.array(slot, dtype=int, device=device)
+        self._volume = wp.array(model.volume_m3, dtype=float, device=device)
+        self._shape = (worlds, model.particle_count)
+        self._grad = False  # arrays get adjoints while a backward pass runs
+        self._status = wp.zeros((worlds, 3), dtype=wp.int64, device=device)
+
+    def forward(
+        self,
+        plan: Plan,
+        tables: Sequence[ColliderTable],
+        start: Particles,
+        driven: torch.Tensor,
+        coefficients: Sequence[torch.Tensor],
+    ) -> Particles:
+        """See `physgym.sim.mpm.rollout.MpmEngine.forward`."""
+        states = Particles(*(a.new_empty(a.shape[0], plan.frames + 1, *a.shape[1:]) for a in start))
+        for made, given in zip(states, start):
+            made[:, 0] = given
+        for frame in range(plan.frames):
+            margin = 2
+            while True:
+                here = Particles(*(a[:, frame] for a in states))
+                setup = self._frame(plan, tables[frame], here, driven, coefficients, frame, margin)
+                self._status.fill_(_NONE)
+                arrays = self._place(plan, setup, self._arrays(here), 0)
+                for substep in range(plan.substeps):
+                    arrays = self._substep(plan, setup, arrays, substep)
+                self._synchronize()
+                if not self._left(plan, frame, coefficients):
+                    break
+                margin *= 2
+            for made, array in zip(states, self._tensors(arrays)):
+                made[:, frame + 1] = array
+        return states
+
+    def backward(
+        self,
+        plan: Plan,
+        tables: Sequence[ColliderTable],
+        states: Particles,
+        driven: torch.Tensor,
+        coefficients: Sequence[torch.Tensor],
+        grads: Particles,
+    ) -> Gradients:
+        """See `physgym.sim.mpm.rollout.MpmEngine.backward`."""
+        self._grad = True
+        try:
+            return self._backward(plan, tables, states, driven, coefficients, grads)
+        finally:
+            self._grad = False
+
+    def _backward(
+        self,
+        plan: Plan,
+        tables: Sequence[ColliderTable],
+        states: Particles,
+        driven: torch.Tensor,
+        coefficients: Sequence[torch.Tensor],
+        grads: Particles,
+    ) -> Gradients:
+        total = [torch.zeros_like(c) for c in coefficients]
+        grad_driven = torch.zeros_like(driven)
+        adjoint = [g[:, -1].contiguous().clone() for g in grads]
+        for frame in reversed(range(plan.frames)):
+            here = Particles(*(a[:, frame] for a in states))
+            margin, starts = 2, None
+            while starts is None:
+                setup = self._frame(plan, tables[frame], here, driven, coefficients, frame, margin)
+                self._status.fill_(_NONE)
+                starts = self._checkpoints(plan, setup, here)
+                if self._left(plan, frame, coefficients):
+                    margin, starts = 2 * margin, None
+            for substep, arrays in self._states_backwards(plan, setup, starts):
+                adjoint = self._turn(plan, setup, arrays, substep, adjoint, total)
+            tape = wp.Tape()
+            start = self._arrays(here)
+            with tape:
+                end = self._place(plan, setup, start, 0)
+            tape.backward(grads=self._seeds(end, adjoint))
+            self._synchronize()
+            adjoint = [
+                g[:, frame] + made for g, made in zip(grads, self._tensors([a.grad for a in start]))
+            ]
+            if len(self.model.driven_index):
+                for offset in (0, 1):
+                    grad_driven[:, frame + offset] += wp.to_torch(setup.control[offset].grad)
+            for sum_, array in zip(total, setup.given):
+                if array is not None:
+                    sum_ += wp.to_torch(array.grad).view(sum_.shape)
+        return Gradients(Particles(*adjoint), grad_driven, tuple(total))
+
+    def _checkpoints(self, plan: Plan, setup: _Frame, here: Particles) -> list[list[Any]]:
+        """States at the start of each of the segments of a frame."""
+        length = math.ceil(math.sqrt(plan.substeps))
+        arrays = self._place(plan, setup, self._arrays(here), 0)
+        starts = [arrays]
+        for substep in range(plan.substeps):
+            arrays = self._substep(plan, setup, arrays, substep)
+            if (substep + 1) % length == 0 and substep + 1 < plan.substeps:
+                starts.append(arrays)
+        self._synchronize()
+        return starts
+
+    def _states_backwards(
+        self, plan: Plan, setup: _Frame, starts: list[list[Any]]
+    ) -> Iterator[tuple[int, list[Any]]]:
+        """Substeps in reverse with the states at their starts; two levels of checkpoints."""
+        length = math.ceil(math.sqrt(plan.substeps))
+        for index in reversed(range(len(starts))):
+            begin, stop = index * length, min((index + 1) * length, plan.substeps)
+            kept = [starts[index]]
+            for substep in range(begin, stop - 1):
+                kept.append(self._substep(plan, setup, kept[-1], substep))
+            for substep in reversed(range(begin, stop)):
+                yield substep, kept[substep - begin]
+
+    def _turn(
+        self,
+        plan: Plan,
+        setup: _Frame,
+        arrays: list[Any],
+        substep: int,
+        adjoint: list[torch.Tensor],
+        total: list[torch.Tensor],
+    ) -> list[torch.Tensor]:
+        """Adjoint of a substep's start from that of its end."""
+        for a in arrays:
+            a.grad.zero_()
+        before, after = wp.Tape(), wp.Tape()
+        with before:
+            f, tau = self._stress(plan, setup, arrays, substep)
+        tau_out = self._hooked(setup, f, tau)
+        with after:
+            end = self._move(plan, setup, arrays, f, tau_out, substep)
+        after.backward(grads=self._seeds(end, adjoint))
+        if self.hook is not None:
+            self._synchronize()
+            made = turn_hook(
+                self.hook,
+                wp.to_torch(f),
+                wp.to_torch(tau),
+                setup.extra,
+                wp.to_torch(tau_out.grad),
+            )
+            wp.to_torch(f.grad).add_(made[0])
+            wp.to_torch(tau.grad).copy_(made[1])
+            for sum_, grad in zip(total[_COUNT:], made[2:]):
+                sum_ += grad
+        before.backward()
+        self._synchronize()
+        return [t.clone() for t in self._tensors([a.grad for a in arrays])]
+
+    def _substep(self, plan: Plan, setup: _Frame, arrays: list[Any], substep: int) -> list[Any]:
+        f, tau = self._stress(plan, setup, arrays, substep)
+        return self._move(plan, setup, arrays, f, self._hooked(setup, f, tau), substep)
+
+    def _stress(self, plan: Plan, setup: _Frame, arrays: list[Any], substep: int) -> list[Any]:
+        """Deformation gradient after the return map, and stress."""
+        _x, _v, f_in, affine = arrays
+        c, material = setup.given, self.model.material
+        f, tau = self._empty(wp.mat33), self._empty(wp.mat33)
+        fluid = int(material.law is ElasticLaw.FLUID)
+        self._launch(
+            kernels.deform,
+            self._shape,
+            [
+                f_in, affine, c.mu, c.lam, c.yield_stress, c.alpha, c.cohesion, c.viscosity,
+                material.return_map.kernel_kind, fluid, plan.substep_s, self._key(substep),
+            ],
+            [f, self._status],
+        )  # fmt: skip
+        kind = material.law.kernel_kind
+        self._launch(
+            kernels.stress, self._shape, [f, affine, c.mu, c.lam, c.viscosity, kind], [tau]
+        )
+        if c.operator is not None:
+            prior, tau = tau, self._empty(wp.mat33)
+            self._launch(kernels.apply_operator, self._shape, [f, prior, c.operator], [tau])
+        return [f, tau]
+
+    def _hooked(self, setup: _Frame, f: Any, tau: Any) -> Any:
+        if self.hook is None:
+            return tau
+        self._synchronize()
+        made = apply_hook(self.hook, wp.to_torch(f), wp.to_torch(tau), setup.extra)
+        return wp.from_torch(made.contiguous(), dtype=wp.mat33, requires_grad=self._grad)
+
+    def _move(
+        self, plan: Plan, setup: _Frame, arrays: list[Any], f: Any, tau: Any, substep: int
+    ) -> list[Any]:
+        """Particles to grid, grid, grid to particles."""
+        model, h, dt = self.model, self.model.spacing_m, plan.substep_s
+        x, v, _f_in, affine = arrays
+        shape = (self.worlds, *setup.window.shape)
+        mass, momentum = self._grid(float, shape), self._grid(wp.vec3, shape)
+        key, origin = self._key(substep), setup.window.origin
+        self._launch(
+            kernels.scatter,
+            self._shape,
+            [x, v, affine, tau, setup.given.mass, self._volume, origin, h, dt, key],
+            [mass, momentum, self._status],
+        )
+        velocity = self._grid(wp.vec3, shape)
+        pull = wp.vec3(*(dt * g for g in model.gravity_m_per_s2))
+        self._launch(kernels.grid_velocity, shape, [mass, momentum, pull], [velocity])
+        for index in range(len(model.colliders)):
+            after = self._grid(wp.vec3, shape)
+            self._launch(
+                collide.apply_collider,
+                shape,
+                [
+                    mass, velocity, setup.records, setup.samples, setup.given.friction, substep,
+                    index, origin, h,
+                ],
+                [after],
+            )  # fmt: skip
+            velocity = after
+        x_out, v_out, affine_out = self._empty(wp.vec3), self._empty(wp.vec3), self._empty(wp.mat33)
+        self._launch(
+            kernels.gather,
+            self._shape,
+            [x, velocity, origin, h, dt, key],
+            [x_out, v_out, affine_out, self._status],
+        )
+        return self._place(plan, setup, [x_out, v_out, f, affine_out], substep + 1)
+
+    def _place(self, plan: Plan, setup: _Frame, arrays: list[Any], substep: int) -> list[Any]:
+        """Put driven particles where they are at a substep's start."""
+        if not len(self.model.driven_index):
+            return arrays
+        x, v = self._empty(wp.vec3), self._empty(wp.vec3)
+        self._launch(
+            kernels.place_driven,
+            self._shape,
+            [
+                *arrays[:2], self._slot, *setup.control, substep / plan.substeps,
+                1.0 / plan.frame_dt_s,
+            ],
+            [x, v],
+        )  # fmt: skip
+        return [x, v, *arrays[2:]]
+
+    def _frame(
+        self,
+        plan: Plan,
+        table: ColliderTable,
+        here: Particles,
+        driven: torch.Tensor,
+        coefficients: Sequence[torch.Tensor],
+        frame: int,
+        margin: int,
+    ) -> _Frame:
+        self._synchronize()
+        *scalars, operator = (c.detach().clone() for c in coefficients[:_COUNT])
+        arrays: list[Any] = [wp.from_torch(c, requires_grad=self._grad) for c in scalars]
+        used = operator.shape[-1] == 36
+        arrays.append(self._array(operator.unflatten(-1, (6, 6)), kernels.mat66) if used else None)
+        given = Coefficients(*arrays)
+        control = [self._array(driven[:, f].detach().clone(), wp.vec3) for f in (frame, frame + 1)]
+        reach = here.position.detach()
+        if len(self.model.driven_index):
+            reach = torch.cat([reach, driven[:, frame].detach(), driven[:, frame + 1].detach()], 1)
+        return _Frame(
+            given,
+            place_window(self.model, reach, margin, frame),
+            wp.array(table.records, dtype=float, device=self.device),
+            wp.array(table.samples, dtype=float, device=self.device),
+            control,
+            [c.detach() for c in coefficients[_COUNT:]],
+        )
+
+    def _left(self, plan: Plan, frame: int, coefficients: Sequence[torch.Tensor]) -> bool:
+        """True where a particle left the window; raises where one blew up."""
+        left, bad = self._status.numpy()[:, 1:].T
+        if bad.min() < left.min():
+            world = int(bad.argmin())
+            substep, particle = divmod(int(bad[world]), self.model.particle_count)
+            given = Coefficients(*coefficients[:_COUNT])
+            raise_blow_up(self.model, given, plan, world, particle, frame * plan.substeps + substep)
+        return bool(left.min() < _NONE)
+
+    def _key(self, substep: int) -> Any:
+        return wp.int64(substep * self.model.particle_count)
+
+    def _launch(self, kernel: Any, dim: Any, inputs: list[Any], outputs: list[Any]) -> None:
+        wp.launch(kernel, dim=dim, inputs=inputs, outputs=outputs, device=self.device)
+
+    def _empty(self, dtype: Any) -> Any:
+        return wp.empty(self._shape, dtype=dtype, device=self.device, requires_grad=self._grad)
+
+    def _grid(self, dtype: Any, shape: tuple[int, ...]) -> Any:
+        return wp.zeros(shape, dtype=dtype, device=self.device, requires_grad=self._grad)
+
+    def _array(self, tensor: torch.Tensor, dtype: Any) -> Any:
+        if tensor.numel() == 0:
+            shape = tuple(tensor.shape[:2])
+            return wp.zeros(shape, dtype=dtype, device=self.device, requires_grad=self._grad)
+        return wp.from_torch(tensor.contiguous(), dtype=dtype, requires_grad=self._grad)
+
+    def _arrays(self, here: Particles) -> list[Any]:
+        """Warp arrays of a state: x, v, F, C."""
+        x, v = (self._array(a.detach().clone(), wp.vec3) for a in here[:2])
+        f, c = here.internal.detach().unflatten(-1, (2, 3, 3)).unbind(-3)
+        return [x, v, *(self._array(a.contiguous().clone(), wp.mat33) for a in (f, c))]
+
+    def _tensors(self, arrays: list[Any]) -> Particles:
+        """The inverse of `_arrays`."""
+        self._synchronize()
+        x, v, f, c = (wp.to_torch(a) for a in arrays)
+        return Particles(x, v, torch.cat([f.flatten(-2), c.flatten(-2)], dim=-1))
+
+    def _seeds(self, end: list[Any], adjoint: list[torch.Tensor]) -> dict[Any, Any]:
+        x, v, internal = adjoint
+        made = self._arrays(Particles(x, v, internal))
+        return dict(zip(end, made, strict=True))
+
+    def _synchronize(self) -> None:
+        """Let torch and Warp see each other's work; they use different CUDA streams."""
+        if self.device != "cpu":
+            torch.cuda.synchronize(self.device)
+            wp.synchronize_device(self.device)
