@@ -126,7 +126,9 @@ class _Adam:
         if not bool(torch.isfinite(value.detach())):
             return False
         value.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_([self.theta, self.offset], 1e3)
+        norm = torch.nn.utils.clip_grad_norm_([self.theta, self.offset], 1e3)
+        if not bool(torch.isfinite(norm)):  # a sheet that flaps may have no gradient to speak of
+            return False
         self.optimiser.step()
         return True
 
