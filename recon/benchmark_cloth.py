@@ -24,8 +24,9 @@ from physgym.files import write_atomically
 from physgym.grip import simulate_gripped
 from physgym.twin import Twin
 from recon.clouds import PointClouds
-from recon.identify.clip import even_clock, handling_of
 from recon.identify.episode_fit import EpisodeConfig, identify_episode
+from recon.identify.even_clock import even_clock
+from recon.identify.handling import handling_of
 from recon.identify.progress import Progress, RichProgress
 from recon.importers import load_clouds
 from recon.importers.cloth_perception import SheetMesh, clean_clouds, cloth_perception, sheet_mesh
@@ -215,7 +216,7 @@ def predict_sheet(twin: Twin, clouds: PointClouds, parts: int) -> np.ndarray:
             f"a twin of {len(off)} nodes", where=f"twin {twin.name}", expected="the trial's sheet"
         )
     clock = even_clock(start.time_s)
-    grips, pushers = handling_of(start, clock, nodes)
+    grips, pushers, _ = handling_of(start, clock, nodes)
     moved = simulate_gripped(
         twin, grips, clock.dt_s, frames=clock.ticks, pushers=pushers, position=nodes
     )

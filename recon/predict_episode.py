@@ -5,14 +5,16 @@ Shapes: T frames, N nodes, M surface points, K driven points.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 
-from physgym.grip import simulate_gripped
+from physgym.grip import Grip, Pusher, simulate_gripped
 from physgym.skinning import bind, skin
 from physgym.twin import Twin
-from recon.identify.clip import even_clock, handling_of
+from recon.identify.even_clock import even_clock
+from recon.identify.handling import handling_of
 from recon.perception.result import Perception
 
 __all__ = ["Prediction", "predict_episode"]
@@ -56,7 +58,16 @@ def predict_episode(twin: Twin, perception: Perception) -> Prediction:
     registered = not (same and start.tracks.source_sha256)
     if registered:
         nodes = np.asarray(twin.register(start.clouds[0]).position, np.float64)
-    grips, pushers = handling_of(start, clock, nodes)
+
+    def simulate(grips: list[Grip], pushers: list[Pusher], tick: int) -> np.ndarray:
+        """Nodes at a tick: where a gripper that closes then finds the object."""
+        cut = [dataclasses.replace(g, stop=min(g.stop, tick + 1)) for g in grips]
+        boxes = [dataclasses.replace(p, stop=min(p.stop, tick + 1)) for p in pushers]
+        return simulate_gripped(
+            twin, cut, clock.dt_s, frames=tick + 1, pushers=boxes, position=nodes
+        )[-1].astype(np.float64)
+
+    grips, pushers, _ = handling_of(start, clock, nodes, simulate=simulate)
     moved = simulate_gripped(
         twin, grips, clock.dt_s, frames=clock.ticks, pushers=pushers, position=nodes
     )

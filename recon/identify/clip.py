@@ -1,164 +1,30 @@
 """From a perception to what a search sees: an even clock, fewer nodes, grips, thinned clouds.
 
-Cameras stamp unevenly and drop frames; solvers want one time step. So a clip has a clock of its own
-and every recorded frame belongs to the tick nearest to it.
 Shapes: T ticks, N nodes, K driven points, M points of a cloud.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from dataclasses import dataclass
 
 import numpy as np
 
 from physgym.errors import DataError
-from physgym.frames import matrix_from_quat_wxyz, quat_wxyz_from_matrix
 from physgym.grip import Grip, Pusher
 from physgym.sim.contact import GroundPlane
+from recon.identify.even_clock import EvenClock, even_clock
+from recon.identify.handling import handling_of, touches
 from recon.identify.rope_nodes import RopeNodes, rope_nodes, seen_nodes
-from recon.perception.driven import GripperTrack, driven_from_gripper
 from recon.perception.fuse import voxel_downsample
 from recon.perception.result import Kind, Perception
 from recon.tracks import PhysGymWarning
 
-__all__ = [
-    "Clip",
-    "EvenClock",
-    "above_ground",
-    "even_clock",
-    "ground_of",
-    "handling_of",
-    "make_clip",
-    "thinned_nodes",
-]
+__all__ = ["Clip", "above_ground", "ground_of", "make_clip", "thinned_nodes"]
 
 # A first frame counts as rest up to this; it is what tracks wander by on a still object.
 _STILL_M = 0.004
 _CLOUD_POINTS = 250
-# A pusher this near may touch before the next tick.
-_NEAR_M = 0.02
-
-
-@dataclass(frozen=True, eq=False)
-class EvenClock:
-    """Ticks, and where recorded frames lie on them.
-
-    Attributes:
-        dt_s: time between ticks [s].
-        ticks: T.
-        tick: of each recorded frame, increasing, shape (frames,).
-        stamp_s: of each recorded frame, from the first, shape (frames,).
-    """
-
-    dt_s: float
-    ticks: int
-    tick: np.ndarray
-    stamp_s: np.ndarray
-
-    @property
-    def tick_s(self) -> np.ndarray:
-        """Time of every tick from the first frame [s], shape (T,)."""
-        return self.dt_s * np.arange(self.ticks)
-
-    def at_ticks(self, values: np.ndarray) -> np.ndarray:
-        """Values of recorded frames, between them on straight lines, shape (T, ...)."""
-        flat = np.asarray(values, np.float64).reshape(len(self.stamp_s), -1)
-        made = [np.interp(self.tick_s, self.stamp_s, column) for column in flat.T]
-        return np.stack(made, axis=1).reshape(self.ticks, *np.shape(values)[1:])
-
-    def at_stamps(self, values: np.ndarray) -> np.ndarray:
-        """Values of ticks at the recorded frames, shape (frames, ...)."""
-        where = np.clip(self.stamp_s / self.dt_s, 0.0, self.ticks - 1)
-        low = np.minimum(where.astype(int), max(self.ticks - 2, 0))
-        share = (where - low).reshape(-1, *[1] * (np.ndim(values) - 1))
-        high = np.minimum(low + 1, self.ticks - 1)
-        return np.asarray(values[low] + share * (values[high] - values[low]))
-
-
-def even_clock(time_s: np.ndarray) -> EvenClock:
-    """A clock at the usual distance of the stamps.
-
-    Args:
-        time_s: [s], increasing, shape (frames,).
-
-    Returns:
-        The clock; its first tick is the first frame.
-
-    Raises:
-        DataError: if there are fewer than three frames.
-    """
-    if len(time_s) < 3:
-        raise DataError(
-            f"{len(time_s)} frames", where="episode", expected="at least three that are in time"
-        )
-    stamp = np.asarray(time_s, np.float64) - time_s[0]
-    usual = float(np.median(np.diff(stamp)))
-    # Stretched a little so that the last frame is a tick: the mean rate is truer than the median.
-    ticks = max(3, round(stamp[-1] / usual) + 1)
-    dt = float(stamp[-1]) / (ticks - 1)
-    return EvenClock(dt, ticks, np.round(stamp / dt).astype(int), stamp)
-
-
-def handling_of(
-    perception: Perception, clock: EvenClock, nodes: np.ndarray, *, count: int = 30
-) -> tuple[list[Grip], list[Pusher]]:
-    """What holds and what pushes the object, told from where it lies in the first frame.
-
-    A gripper that closes on something holds it; one that closes on nothing, or never opens or
-    closes, pushes with its fingers, and so does a plate.
-
-    Args:
-        perception: its grippers, plates and hands.
-        clock: of the recording.
-        nodes: the object in the first frame [m], shape (N, 3).
-        count: most driven points of one grip.
-
-    Returns:
-        Grips and pushers on the clock's ticks.
-    """
-    grips: list[Grip] = []
-    pushers: list[Pusher] = []
-    for gripper in perception.grippers:
-        on_ticks = _on_ticks(gripper, clock)
-        held = None
-        if on_ticks.jaws:
-            held = driven_from_gripper(on_ticks, lambda _: nodes, count=count)
-        if held is not None and held.source == "jaws":
-            if held.stop - held.start > 1:
-                grips.append(Grip(held.position, held.start, held.stop))
-            continue
-        half = on_ticks.tool_half_m or on_ticks.jaw_half_m
-        turn = on_ticks.T_world_gripper[:, :3, :3]
-        centre = on_ticks.T_world_gripper[:, :3, 3] + turn @ np.array(on_ticks.tool_centre_m)
-        pose = np.concatenate([centre, quat_wxyz_from_matrix(turn)], axis=1)
-        solid = np.asarray(on_ticks.closed)
-        solid = solid if solid.any() else np.ones(clock.ticks, bool)
-        pushers += [Pusher(pose, half, a, b) for a, b in _runs(solid) if b - a > 1]
-    for hand in perception.hands:
-        grips.append(Grip(clock.at_ticks(hand), 0, clock.ticks))
-    return grips, pushers
-
-
-def _runs(flags: np.ndarray) -> list[tuple[int, int]]:
-    """Where flags hold, first and one past the last."""
-    padded = np.concatenate([[False], np.asarray(flags, bool), [False]])
-    edge = np.flatnonzero(padded[1:] != padded[:-1])
-    return [(int(a), int(b)) for a, b in zip(edge[::2], edge[1::2])]
-
-
-def _on_ticks(gripper: GripperTrack, clock: EvenClock) -> GripperTrack:
-    if clock.ticks == len(clock.stamp_s):
-        return gripper
-    near = np.clip(np.searchsorted(clock.stamp_s, clock.tick_s), 0, len(clock.stamp_s) - 1)
-    pose = clock.at_ticks(gripper.T_world_gripper)
-    # Rotations between two frames on a straight line are a little short; make them whole again.
-    u, _, vt = np.linalg.svd(pose[:, :3, :3])
-    pose[:, :3, :3] = u @ vt
-    return dataclasses.replace(
-        gripper, T_world_gripper=pose, closed=np.asarray(gripper.closed)[near]
-    )
 
 
 def ground_of(perception: Perception) -> GroundPlane | None:
@@ -263,7 +129,7 @@ def make_clip(
     for frame, cloud in enumerate(perception.clouds):
         few = rng.permutation(len(cloud))[:_CLOUD_POINTS]
         clouds[clock.tick[frame]] = cloud[few]
-    grips, pushers = handling_of(perception, clock, nodes)
+    grips, pushers, until = handling_of(perception, clock, nodes)
     if not grips and not pushers:
         warnings.warn(
             f"{perception.name}: nothing holds or pushes the object, so only its fall and rest are "
@@ -271,8 +137,8 @@ def make_clip(
             PhysGymWarning,
             stacklevel=2,
         )
-    stop = min(int(clock.tick[min(stop_frame, len(clock.tick)) - 1]) + 1, clock.ticks)
-    first = _first_motion(position, [g.start for g in grips] + _touches(pushers, nodes))
+    stop = min(int(clock.tick[min(stop_frame, len(clock.tick)) - 1]) + 1, clock.ticks, until)
+    first = _first_motion(position, [g.start for g in grips] + touches(pushers, nodes))
     if stop - first < 5:
         raise DataError(
             f"the object is first moved in frame {first} and learning ends before frame {stop}",
@@ -323,19 +189,6 @@ def above_ground(nodes: np.ndarray, ground: GroundPlane | None) -> np.ndarray:
     normal = np.array(ground.normal)
     depth = np.minimum(nodes @ normal - ground.offset_m, 0.0)
     return np.asarray(nodes - depth[:, None] * normal)
-
-
-def _touches(pushers: list[Pusher], nodes: np.ndarray) -> list[int]:
-    """The tick at which each pusher first comes near the nodes as they lie; none never does."""
-    found = []
-    for pusher in pushers:
-        for tick in range(pusher.start, pusher.stop):
-            local = (nodes - pusher.pose[tick, :3]) @ matrix_from_quat_wxyz(pusher.pose[tick, 3:])
-            gap = np.linalg.norm(np.maximum(np.abs(local) - pusher.half_m, 0.0), axis=1)
-            if gap.min() < _NEAR_M:
-                found.append(tick)
-                break
-    return found
 
 
 def _first_motion(position: np.ndarray, starts: list[int]) -> int:

@@ -5,7 +5,8 @@ import numpy as np
 from physgym.grip import simulate_gripped
 from physgym.sim.spring_mass import rest_lengths
 from physgym.twin import Twin
-from recon.identify.clip import even_clock, handling_of
+from recon.identify.even_clock import even_clock
+from recon.identify.handling import handling_of
 from recon.identify.network_topology import network_springs
 from recon.perception.driven import GripperTrack
 from recon.perception.result import Perception
@@ -112,7 +113,7 @@ def perceived(twin, gripper, *, surface, seed=0, noise_m=5e-4, drop_frames=(), s
         "volume",
         grippers=(gripper,),
     )
-    grips, pushers = handling_of(empty, even_clock(time_s), nodes)
+    grips, pushers, _ = handling_of(empty, even_clock(time_s), nodes)
     moved = simulate_gripped(twin, grips, 1 / FPS, frames=frames, pushers=pushers, position=nodes)
     keep = np.setdiff1d(np.arange(frames), drop_frames)
     seen = np.zeros((frames, len(nodes)), bool)

@@ -9,10 +9,12 @@ from episode_fit_cases import FPS, SPACING_M, block, lifting_gripper, perceived,
 
 from physgym.errors import DataError
 from physgym.grip import simulate_gripped
-from recon.identify.clip import even_clock, handling_of, make_clip
+from recon.identify.clip import make_clip
 from recon.identify.dense_stiffness import Descent
 from recon.identify.episode_descent import _Adam
 from recon.identify.episode_problem import EpisodeProblem
+from recon.identify.even_clock import even_clock
+from recon.identify.handling import handling_of
 from recon.identify.problem import cost
 from recon.perception.driven import GripperTrack
 from recon.tracks import PhysGymWarning
@@ -218,7 +220,8 @@ def test_what_closes_on_nothing_pushes_and_what_closes_on_the_object_holds(lifte
     twin, gripper, _, perception, _ = lifted
     nodes = np.asarray(twin.rest_position, float)
     clock = even_clock(perception.time_s)
-    grips, pushers = handling_of(perception, clock, nodes)
+    grips, pushers, until = handling_of(perception, clock, nodes)
+    assert until == FRAMES
     assert [(g.start, g.stop) for g in grips] == [(5, FRAMES)]
     assert pushers == []
     away = gripper.T_world_gripper.copy()
@@ -226,7 +229,7 @@ def test_what_closes_on_nothing_pushes_and_what_closes_on_the_object_holds(lifte
     beside = dataclasses.replace(
         gripper, T_world_gripper=away, tool_half_m=(0.01, 0.02, 0.03), tool_centre_m=(0, 0, 0.02)
     )
-    grips, (pusher,) = handling_of(
+    grips, (pusher,), _ = handling_of(
         dataclasses.replace(perception, grippers=(beside,)), clock, nodes
     )
     assert grips == []
@@ -236,7 +239,7 @@ def test_what_closes_on_nothing_pushes_and_what_closes_on_the_object_holds(lifte
     # A plate pushes even where it starts around nodes; one that never closes is solid throughout.
     plate = dataclasses.replace(gripper, jaws=False, closed=np.zeros(FRAMES, bool))
     other = dataclasses.replace(perception, grippers=(plate,))
-    grips, (pusher,) = handling_of(other, clock, nodes)
+    grips, (pusher,), _ = handling_of(other, clock, nodes)
     assert grips == []
     assert (pusher.start, pusher.stop) == (0, FRAMES)
 
@@ -260,3 +263,28 @@ def test_a_pushed_object_is_rolled_out_as_its_twin_is(lifted):
     off = rolled[:, : len(nodes)] - moved[clip.first : 28]
     # Another spacing and so another margin of the plate: 0.15 of the difference, half a millimetre.
     assert np.abs(off).max() < 2e-3
+
+
+def test_a_second_grip_ends_what_is_learned_but_not_what_is_predicted(lifted):
+    """Taken, put down, and taken again: by then only a simulation knows where the object is."""
+    twin, gripper, _, perception, _ = lifted
+    nodes = np.asarray(twin.rest_position, float)
+    closed = np.asarray(gripper.closed).copy()
+    closed[12:18] = False
+    again = dataclasses.replace(perception, grippers=(dataclasses.replace(gripper, closed=closed),))
+    clock = even_clock(perception.time_s)
+    grips, pushers, until = handling_of(again, clock, nodes)
+    assert [(g.start, g.stop) for g in grips] == [(5, 12)]
+    assert (pushers, until) == ([], 18)
+    clip, _, _ = make_clip(again, most_nodes=200, stop_frame=28)
+    assert clip.stop == 18
+    asked = []
+
+    def simulate(grips, pushers, tick):
+        asked.append((len(grips), len(pushers), tick))
+        return nodes + gripper.T_world_gripper[tick, :3, 3] - gripper.T_world_gripper[0, :3, 3]
+
+    grips, pushers, until = handling_of(again, clock, nodes, simulate=simulate)
+    assert asked == [(1, 0, 18)]
+    assert [(g.start, g.stop) for g in grips] == [(5, 12), (18, FRAMES)]
+    assert (pushers, until) == ([], FRAMES)
