@@ -17,12 +17,8 @@ import torch
 
 from physgym.errors import BlowUpError
 from recon.identify.dense_stiffness import Descent, huber, offset_penalty
-from recon.identify.episode_problem import (
-    INDEPENDENT_POINTS,
-    EpisodeProblem,
-    Rolled,
-    Windows,
-)
+from recon.identify.episode_problem import INDEPENDENT_POINTS, EpisodeProblem
+from recon.identify.episode_rollouts import Rolled, Windows
 from recon.identify.problem import cost
 
 __all__ = ["descend_episode"]

@@ -1,0 +1,255 @@
+"""Rollouts of one episode: stretches of time in which the same grips hold, and windows of them.
+
+Shapes: Q candidates, B worlds, T ticks, L ticks of a window, N nodes, K driven points, S springs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from physgym.grip import Pusher, phases
+from physgym.sim.contact import SelfCollision
+from physgym.sim.rollout import RolloutTrajectory
+from physgym.sim.spring_mass import (
+    SpringMassModel,
+    SpringMassParameters,
+    SpringMassSolver,
+    rest_lengths,
+)
+from recon.identify.clip import Clip
+from recon.identify.network_topology import Topology, triple
+from recon.identify.sag import unloaded
+from recon.identify.spring_network import SpringNetworkProblem
+
+__all__ = ["EpisodeRollouts", "Rolled", "Windows"]
+
+# Nodes up to so many spacings above the ground stand on it.
+_STANDING = 0.4
+
+
+class Windows(NamedTuple):
+    """Short stretches of one clip.
+
+    Attributes:
+        first: tick at which each starts, shape (B,).
+        length: ticks to predict.
+        held: grips that hold and pushers that are solid, as `phases` counts them.
+    """
+
+    first: np.ndarray
+    length: int
+    held: tuple[int, ...]
+
+
+class Rolled:
+    """Rollouts of candidates.
+
+    Attributes:
+        position: [m], shape (Q, T, N + K, 3); NaN where a world blew up.
+        velocity: [m/s], the same shape.
+    """
+
+    def __init__(self, count: int, ticks: int, nodes: int) -> None:
+        self.position = np.full((count, ticks, nodes, 3), np.nan, np.float32)
+        self.velocity = np.full((count, ticks, nodes, 3), np.nan, np.float32)
+
+
+class EpisodeRollouts(SpringNetworkProblem):
+    """How one clip is simulated; `recon.identify.episode_problem` says under what.
+
+    Attributes:
+        clip: the episode.
+        stop: one past the last tick that is simulated.
+        object_count: N; driven points of the grips are the nodes after it.
+        carried: nodes that the ground carries in the first frame, shape (N,), bool.
+    """
+
+    clip: Clip
+    stop: int
+    object_count: int
+    carried: np.ndarray
+    _owner: np.ndarray  # grip of each driven point, shape (K,)
+    _path: np.ndarray  # of the driven points [m], shape (T, K, 3)
+
+    def grip_of_spring(self, edges: np.ndarray) -> np.ndarray:
+        """Which grip a spring belongs to, -1 for the object's own; shape (S,)."""
+        upper = edges.max(axis=1)
+        owner = np.concatenate([np.full(self.object_count, -1), self._owner])
+        return np.asarray(owner[upper])
+
+    def stretches(self) -> list[tuple[int, int, tuple[int, ...]]]:
+        """`physgym.grip.phases` from the clip's first tick to ``stop``."""
+        every = phases([*self.clip.grips, *self.clip.pushers], self.stop)
+        first = self.clip.first
+        return [(max(a, first), b, held) for a, b, held in every if b > first]
+
+    def roll_stretch(
+        self,
+        edges: np.ndarray,
+        given: SpringMassParameters,
+        position: torch.Tensor,
+        velocity: torch.Tensor,
+        stretch: tuple[int, int, tuple[int, ...]],
+        substeps: int | None,
+        collision: SelfCollision | None = None,
+    ) -> RolloutTrajectory:
+        """One stretch with the springs of grips that do not hold taken away; differentiable.
+
+        Args:
+            edges: springs, shape (S, 2).
+            given: parameters of B worlds.
+            position: [m], shape (B, N + K, 3).
+            velocity: [m/s], the same shape.
+            stretch: from `stretches`.
+            substeps: per tick; None for the stability limit.
+            collision: how nodes collide, or None.
+
+        Returns:
+            The rollout.
+        """
+        first, last, acting = stretch
+        worlds = len(position)
+        solver = self._solver(edges, given, acting, worlds, substeps, collision)
+        ticks = np.arange(first, last + 1)[None]
+        state = solver.initial_state(position, velocity)
+        return solver.rollout(
+            state,
+            self._path_at(ticks).expand(worlds, -1, -1, -1),
+            self.clip.dt_s,
+            collider_pose=self._pose_at(ticks, acting),
+        )
+
+    def windows(self, length: int) -> list[Windows]:
+        """Stretches cut into windows, those that see nothing left out.
+
+        Args:
+            length: ticks to predict.
+
+        Returns:
+            Groups that can run side by side.
+        """
+        groups = []
+        for first, last, held in self.stretches():
+            size = min(length, last - first)
+            starts = np.arange(first, last - size + 1, max(size, 1))
+            if size > 0 and len(starts):
+                groups.append(Windows(starts, size, held))
+        return groups
+
+    def roll_windows(
+        self,
+        topology: Topology,
+        given: SpringMassParameters,
+        rolled: Rolled,
+        windows: Windows,
+    ) -> torch.Tensor:
+        """Windows side by side, each from where a rollout was; differentiable in the parameters.
+
+        Args:
+            topology: the springs.
+            given: parameters of one world, shared by all windows.
+            rolled: of one candidate: where windows start.
+            windows: of one length and with the same grips holding.
+
+        Returns:
+            Nodes [m], shape (B, L + 1, N, 3).
+        """
+        at = windows.first - self.clip.first
+        solver = self._solver(topology.edges, given, windows.held, len(at), None, None)
+        ticks = windows.first[:, None] + np.arange(windows.length + 1)
+        start = (torch.as_tensor(part[0, at]) for part in (rolled.position, rolled.velocity))
+        made = solver.rollout(
+            solver.initial_state(*start),
+            self._path_at(ticks),
+            self.clip.dt_s,
+            collider_pose=self._pose_at(ticks, windows.held),
+        )
+        return made.position[:, :, : self.object_count]
+
+    def model(self, edges: np.ndarray, collision: SelfCollision | None = None) -> SpringMassModel:
+        """The simulated object with its driven points."""
+        return SpringMassModel(
+            self.rest_position,
+            edges,
+            driven_index=self.driven_index,
+            gravity_m_per_s2=triple(self.gravity),
+            ground=self.ground,
+            self_collision=collision,
+        )
+
+    def settled(self, given: SpringMassParameters, topology: Topology) -> SpringMassParameters:
+        """Rest lengths such that the first frame is in equilibrium with the weight.
+
+        No gradient flows through them.
+
+        Args:
+            given: parameters of one world.
+            topology: the springs.
+
+        Returns:
+            The same with other rest lengths; as given where nothing carries the object.
+        """
+        held = self.carried
+        if not held.any():
+            return given
+        own = self.grip_of_spring(topology.edges) < 0
+        edges = topology.edges[own]
+        with torch.no_grad():
+            length = given.rest_length_m[0].double().numpy().copy()
+            stiffness = given.log_stiffness[0].double().exp().numpy() / length
+            mass_kg = given.mass_kg[0, : self.object_count].double().numpy()
+        nodes = self.rest_position[: self.object_count]
+        shape = unloaded(nodes, edges, stiffness[own], mass_kg[:, None] * self.gravity, held)
+        ratio = rest_lengths(shape, edges) / topology.rest_length_m[own]
+        length[own] *= np.clip(ratio, 0.7, 1.4)
+        return given.replace(rest_length_m=torch.as_tensor(length)[None])
+
+    def _standing(self) -> np.ndarray:
+        """Nodes that the ground carries in the first frame, shape (N,), bool.
+
+        None of anything but a volume: sheets and ropes lie on what carries them, or hang in a shape
+        that is far from linear. None of an object that starts in a grip.
+        """
+        nodes, ground = self.rest_position[: self.object_count], self.ground
+        none = np.zeros(len(nodes), bool)
+        held_at_once = any(grip.start == 0 for grip in self.clip.grips)
+        if ground is None or held_at_once or self.clip.kind != "volume":
+            return none
+        height = nodes @ np.array(ground.normal) - ground.offset_m
+        low = height < _STANDING * self.spacing_m
+        # Something that falls has no weight; a body stands on three points at least.
+        return low if low.sum() >= 3 else none
+
+    def _solver(
+        self,
+        edges: np.ndarray,
+        given: SpringMassParameters,
+        acting: tuple[int, ...],
+        worlds: int,
+        substeps: int | None,
+        collision: SelfCollision | None,
+    ) -> SpringMassSolver:
+        """With the springs of grips that do not hold taken away, and the boxes that are solid."""
+        owner = self.grip_of_spring(edges)
+        on = torch.as_tensor((owner < 0) | np.isin(owner, acting)).to(given.log_stiffness.dtype)
+        given = given.replace(eta=given.eta * on, dashpot_ns_per_m=given.dashpot_ns_per_m * on)
+        boxes = [p.collider(self.spacing_m) for p in self._boxes(acting)]
+        model = dataclasses.replace(self.model(edges, collision), colliders=tuple(boxes))
+        return SpringMassSolver(model, given, worlds=worlds, device="cpu", substeps=substeps)
+
+    def _boxes(self, acting: tuple[int, ...]) -> list[Pusher]:
+        count = len(self.clip.grips)
+        return [self.clip.pushers[g - count] for g in acting if g >= count]
+
+    def _path_at(self, ticks: np.ndarray) -> torch.Tensor:
+        return torch.as_tensor(self._path[ticks], dtype=torch.float32)
+
+    def _pose_at(self, ticks: np.ndarray, acting: tuple[int, ...]) -> torch.Tensor | None:
+        boxes = self._boxes(acting)
+        if not boxes:
+            return None
+        return torch.as_tensor(np.stack([box.pose[ticks] for box in boxes], axis=2))
