@@ -13,8 +13,10 @@ import numpy as np
 from physgym.grip import Grip, Pusher, simulate_gripped
 from physgym.skinning import bind, skin
 from physgym.twin import Twin
+from recon.identify.clip import above_ground, ground_of
 from recon.identify.even_clock import even_clock
 from recon.identify.handling import handling_of
+from recon.identify.rope_nodes import rope_nodes
 from recon.perception.result import Perception
 
 __all__ = ["Prediction", "predict_episode"]
@@ -57,7 +59,7 @@ def predict_episode(twin: Twin, perception: Perception) -> Prediction:
     nodes = np.asarray(twin.rest_position, np.float64)
     registered = not (same and start.tracks.source_sha256)
     if registered:
-        nodes = np.asarray(twin.register(start.clouds[0]).position, np.float64)
+        twin, nodes = _brought(twin, start)
 
     def simulate(grips: list[Grip], pushers: list[Pusher], tick: int) -> np.ndarray:
         """Nodes at a tick: where a gripper that closes then finds the object."""
@@ -77,3 +79,24 @@ def predict_episode(twin: Twin, perception: Perception) -> Prediction:
     points = np.concatenate([surface, moved.astype(np.float32)], axis=1)
     visible = np.arange(points.shape[1]) < surface.shape[1]
     return Prediction(points, visible, np.array(start.time_s), registered)
+
+
+def _brought(twin: Twin, start: Perception) -> tuple[Twin, np.ndarray]:
+    """The twin on the other recording's table, and its nodes in that recording's first frame."""
+    ground = ground_of(start)
+    if ground is not None and "ground_normal" in twin.parameters:
+        there = {
+            "ground_normal": np.array(ground.normal),
+            "ground_offset_m": np.array(ground.offset_m),
+        }
+        twin = twin.replace(parameters={**twin.parameters, **there})
+    if twin.provenance.get("nodes") == "truss":
+        # The centre line of a rope is found anew; which end is which does not matter to an even
+        # rope, and nothing tells.
+        rest = np.asarray(start.tracks.rest_position, np.float64)[: start.surface_count]
+        points = np.concatenate([rest, np.asarray(start.clouds[0], np.float64)])
+        rope = rope_nodes(points, table=start.table, sections=twin.node_count // 4)
+        if rope is not None:
+            return twin, above_ground(rope.position, ground)
+    found = twin.register(start.clouds[0], ground=ground)
+    return twin, above_ground(np.asarray(found.position, np.float64), ground)

@@ -351,6 +351,7 @@ def _provenance(job: _Job, perception: Perception, stop: int) -> dict[str, Any]:
             "train_stop_frame": stop,
             "frames": tracks.frame_count,
         },
+        "nodes": "seen" if job.problem.clip.straight_position is None else "truss",
         "budget": job.config.budget,
         "seed": job.config.seed,
         "stopped_early": job.stopped,

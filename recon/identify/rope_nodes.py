@@ -46,7 +46,11 @@ class RopeNodes(NamedTuple):
 
 
 def rope_nodes(
-    points: np.ndarray, *, table: Plane | None = None, most_nodes: int = 700
+    points: np.ndarray,
+    *,
+    table: Plane | None = None,
+    most_nodes: int = 700,
+    sections: int | None = None,
 ) -> RopeNodes | None:
     """Nodes along the rope that a cloud shows.
 
@@ -54,6 +58,7 @@ def rope_nodes(
         points: seen of the rope at rest [m], shape (N, 3).
         table: what it lies on, or None.
         most_nodes: no more nodes than so many.
+        sections: so many, as a twin of the same rope has; None takes them a diameter apart.
 
     Returns:
         The nodes; None where no single line goes through the points.
@@ -65,7 +70,7 @@ def rope_nodes(
     up = np.array([0.0, 0.0, 1.0]) if table is None else np.asarray(table.normal, float)
     for _ in range(_PASSES):
         line = _fitted(line, points, radius_m, up)
-    line, tangent, length_m = _evened(line, radius_m, most_nodes // 4)
+    line, tangent, length_m = _evened(line, radius_m, most_nodes // 4, sections)
     if len(line) < _FEWEST_SECTIONS:
         return None
     across = _transported(tangent, up)
@@ -117,10 +122,12 @@ def _carried(corners: np.ndarray, rest: np.ndarray, now: np.ndarray) -> np.ndarr
     return np.where((count >= 4)[:, None, None], turned, np.nan)
 
 
-def _evened(line: np.ndarray, radius_m: float, most: int) -> tuple[np.ndarray, np.ndarray, float]:
+def _evened(
+    line: np.ndarray, radius_m: float, most: int, count: int | None
+) -> tuple[np.ndarray, np.ndarray, float]:
     """Centres of sections about one diameter apart, unit tangents, and the length of the line."""
     arc = _along(line)
-    count = min(1 + round(arc[-1] / (2.0 * radius_m)), most)
+    count = count or min(1 + round(arc[-1] / (2.0 * radius_m)), most)
     where = np.linspace(0.0, arc[-1], count)
     tangent = np.gradient(line, arc, axis=0)
     tangent = np.stack([np.interp(where, arc, tangent[:, i]) for i in range(3)], axis=1)

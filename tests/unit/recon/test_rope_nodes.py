@@ -104,3 +104,19 @@ def test_a_hidden_stretch_is_not_guessed():
     assert seen[0].all()
     assert not seen[1, made.position[:, 0] > 0.03].any()
     assert seen[1, made.position[:, 0] < -0.03].all()
+
+
+def test_as_many_sections_as_a_twin_has():
+    """A twin of the rope brought into another recording has its own number of sections."""
+    x = np.linspace(0.0, 0.4, 400)
+    around = np.linspace(0.0, 2 * np.pi, 8, endpoint=False)
+    ring = 0.006 * np.stack([0 * around, np.cos(around), np.sin(around) + 1.0], axis=1)
+    points = (np.stack([x, 0.02 * np.sin(9 * x), 0 * x], axis=1)[:, None] + ring).reshape(-1, 3)
+    free = rope_nodes(points)
+    told = rope_nodes(points, sections=13)
+    assert free is not None
+    assert told is not None
+    assert len(told.position) == 52 != len(free.position)
+    # The same line, other places on it: ends agree to a fraction of the radius.
+    ends = [n.position.reshape(-1, 4, 3).mean(axis=1)[[0, -1]] for n in (free, told)]
+    assert np.abs(ends[0] - ends[1]).max() < 0.002
