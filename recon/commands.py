@@ -63,6 +63,9 @@ class Reconstruct:
     """Of an episode: let the object touch itself; 'auto' does so for sheets and ropes."""
     calibration: Path | None = None
     """Of an episode: file with T_world_cam of its cameras, in place of its own."""
+    robot: Path | None = None
+    """Of an episode with joint states: MJCF or URDF of the robot, base at the world's origin, so
+    that the arm is not taken for the object."""
     seed: int = 0
     """Of all random numbers."""
     resume: bool = False
@@ -128,6 +131,7 @@ class Reconstruct:
             nodes=self.nodes,
             seed=self.seed,
             calibration=self.calibration,
+            robot=self.robot,
             resume=self.resume,
         )
         progress = Progress() if self.json else RichProgress()

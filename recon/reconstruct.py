@@ -43,6 +43,8 @@ class ReconstructConfig:
         nodes: nodes of the simulated network at most.
         seed: of all random numbers.
         calibration: file with ``T_world_cam`` in place of the recording's own.
+        robot: MJCF or URDF of the robot, so that it is not taken for the object; needs recorded
+            joint states, and its base at the world's origin.
         resume: go on with the run in ``OUT.run``.
     """
 
@@ -55,6 +57,7 @@ class ReconstructConfig:
     nodes: int = 700
     seed: int = 0
     calibration: Path | None = None
+    robot: Path | None = None
     resume: bool = False
 
 
@@ -112,7 +115,10 @@ def reconstruct_episode(
     with ExitStack() as stack:
         source = _as_bag(Path(episode).expanduser(), out, stack)
         perception, notes = _perceived(
-            source, PerceiveConfig(kind=config.kind), config.calibration, progress
+            source,
+            PerceiveConfig(kind=config.kind, robot_model=str(config.robot or "")),
+            config.calibration,
+            progress,
         )
     perceived_s = time.monotonic() - begun
     mass_kg = config.mass_kg or _noted_mass(notes)

@@ -26,6 +26,8 @@ class PerceiveConfig:
         clouds: keep the fused cloud of every frame (for Chamfer distances).
         masks: keep the masks, where they take less than a gibibyte.
         gravity: [m/s^2]; also tells which way is up.
+        robot_model: MJCF or URDF of the robot, its base at the world's origin: where it was by the
+            recorded joint states is not the object. None when empty.
         track: of points.
         lift: of depth.
         fuse: of clouds.
@@ -39,6 +41,7 @@ class PerceiveConfig:
     clouds: bool = True
     masks: bool = True
     gravity: tuple[float, float, float] = (0.0, 0.0, -9.81)
+    robot_model: str = ""
     track: TrackConfig = field(default_factory=TrackConfig)
     lift: LiftConfig = field(default_factory=LiftConfig)
     fuse: FuseConfig = field(default_factory=FuseConfig)

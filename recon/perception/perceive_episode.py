@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ from physgym.errors import DataError
 from recon.episode import Episode
 from recon.episode_files import bag_folder
 from recon.perception.episode_views import episode_views
-from recon.perception.perceive import PerceiveConfig, Progress, perceive
+from recon.perception.perceive import Masks, PerceiveConfig, Progress, perceive
 from recon.perception.prompt import Prompt
 from recon.perception.recorded import recorded_grippers, recorded_masks
 from recon.perception.result import FORMAT_VERSION, Perception
+from recon.perception.robot_mask import robot_masks
+from recon.perception.segment import PackedMasks
 from recon.tracks import PhysGymWarning
 
 __all__ = ["cache_path", "cached_perception", "episode_fingerprint", "perceive_episode"]
@@ -88,7 +90,7 @@ def perceive_episode(
         name=episode.name,
         prompts={**recorded.prompts, **(prompts or {})},
         masks=recorded.objects,
-        blocked=recorded.blocked,
+        blocked=_blocked(episode, config, sets.cameras, time_s, recorded.blocked),
         grippers=recorded_grippers(episode, time_s),
         hand_masks=recorded.hands,
         mesh=mesh,
@@ -97,6 +99,35 @@ def perceive_episode(
         on_progress=on_progress,
     )
     return dataclasses.replace(found, report={**found.report, "dropped_frames": sets.dropped})
+
+
+def _blocked(
+    episode: Episode,
+    config: PerceiveConfig,
+    cameras: Sequence[str],
+    time_s: np.ndarray,
+    recorded: Masks | None,
+) -> Masks | None:
+    """What may hide the object: recorded masks, and the robot where its model is known."""
+    if not config.robot_model:
+        return recorded
+    joints = episode.joint_states()
+    if len(joints.time_s) == 0:
+        raise DataError(
+            "no joint states were recorded",
+            where=f"{episode.name}: robot_model",
+            expected="/joint_states, to know where the robot was",
+            fix="leave the robot's model out",
+        )
+    views = [episode.cameras[name] for name in cameras]
+    drawn = robot_masks(Path(config.robot_model), joints, time_s, views)
+    both = []
+    for index, masks in enumerate(drawn):
+        packed = PackedMasks()
+        for frame, mask in enumerate(masks):
+            packed.append(mask if recorded is None else mask | recorded[index][frame])
+        both.append(packed)
+    return both
 
 
 def cached_perception(
