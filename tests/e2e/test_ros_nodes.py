@@ -26,6 +26,7 @@ pytestmark = [pytest.mark.ros, pytest.mark.slow]
 
 TIMEOUT_S = 0.4
 RAMP_S = 0.25
+BUSY_S = 1.5
 CELL = {"command_timeout_s": TIMEOUT_S, "ramp_s": RAMP_S, "seed": 1}
 # Import of MuJoCo, settling of the cable and discovery take 2-3 s; a loaded machine ten times that.
 PATIENCE_S = 30.0
@@ -109,6 +110,7 @@ def test_the_cell_stops_when_the_stream_goes_quiet(tmp_path):
             timeout_s=10.0,
             alive=[cell],
         ), cell.tail()
+        _wait_past_rest(watcher, sent_s)
         _assert_at_rest_in_time(watcher.log, sent_s)
         status = watcher.log.latest_status()
         assert status.level == 1
@@ -117,15 +119,22 @@ def test_the_cell_stops_when_the_stream_goes_quiet(tmp_path):
         assert cell.interrupt() == 0
 
 
+def _wait_past_rest(watcher, last_command_s: float) -> None:
+    """Half a second more than the latest time at which it must have stopped."""
+    settled_s = last_command_s + TIMEOUT_S + RAMP_S + BUSY_S + 0.5
+    assert watcher.wait(lambda log: log.joint_time_s[-1] > settled_s, timeout_s=15.0)
+
+
 def _assert_at_rest_in_time(log, last_command_s: float) -> None:
     """The grippers moved, and were at rest within time-out + ramp of the last command."""
     time_s = np.array(log.joint_time_s)
     speed = np.abs(np.array(log.joint_velocity)[: len(time_s)]).max(axis=1)
     assert speed[time_s < last_command_s + TIMEOUT_S].max() > 0.03
-    # 0.5 s besides: the gantry's own lag is 10 ms, the rest is for a busy machine.
-    late = speed[time_s > last_command_s + TIMEOUT_S + RAMP_S + 0.5]
+    # The gantry's own lag is 10 ms; the rest is for a busy machine, on which samples arrive late.
+    late = speed[time_s > last_command_s + TIMEOUT_S + RAMP_S + BUSY_S]
     # 5 mm/s: the cable goes on swinging and shakes the grippers a little.
-    assert late.size == 0 or late.max() < 5e-3
+    assert late.size
+    assert late.max() < 5e-3
 
 
 def test_two_cells_in_two_domains_do_not_hear_each_other(tmp_path):
@@ -261,9 +270,7 @@ def test_a_planner_that_is_killed_in_motion_leaves_a_cell_that_stops(tmp_path, t
         )
         assert stopped, cell.tail()
         assert watcher.log.latest_status().level == 1
-        # Rest for half a second after the latest time at which it must have stopped.
-        settled_s = killed_s + TIMEOUT_S + RAMP_S + 1.0
-        assert watcher.wait(lambda log: log.joint_time_s[-1] > settled_s, timeout_s=10.0)
+        _wait_past_rest(watcher, killed_s)
         _assert_at_rest_in_time(watcher.log, killed_s)
         assert cell.interrupt() == 0
 
