@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.duration import Duration
 from rclpy.node import Node
 from sensor_msgs.msg import JointState, PointCloud2
 from trajectory_msgs.msg import JointTrajectory
@@ -119,6 +120,8 @@ class SimCellNode:
         self._halt.set()
         self._thread.join(timeout=2.0)
         self._say(level=0, mode="stopped", reason="the cell was shut down")
+        # The process ends next; on a busy machine the last word would end with it.
+        self._status.wait_for_all_acked(Duration(seconds=1.0))
 
     def _on_command(self, message: JointTrajectory) -> None:
         try:
