@@ -26,7 +26,9 @@ pytestmark = [pytest.mark.ros, pytest.mark.slow]
 
 TIMEOUT_S = 0.4
 RAMP_S = 0.25
-BUSY_S = 1.5
+# Beside a search that takes both cores the cell itself runs late; how late a robot may stop is not
+# for this machine to say, that it does stop and stays at rest is.
+BUSY_S = 4.0
 CELL = {"command_timeout_s": TIMEOUT_S, "ramp_s": RAMP_S, "seed": 1}
 # Import of MuJoCo, settling of the cable and discovery take 2-3 s; a loaded machine ten times that.
 PATIENCE_S = 30.0
