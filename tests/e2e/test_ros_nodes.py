@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +26,7 @@ pytestmark = [pytest.mark.ros, pytest.mark.slow]
 
 TIMEOUT_S = 0.4
 RAMP_S = 0.25
-# Beside a search that takes both cores the cell itself runs late; how late a robot may stop is not
-# for this machine to say, that it does stop and stays at rest is.
-BUSY_S = 4.0
+RATE_HZ = 100.0  # of the cell's ticks, each of which publishes a joint state
 CELL = {"command_timeout_s": TIMEOUT_S, "ramp_s": RAMP_S, "seed": 1}
 # Import of MuJoCo, settling of the cable and discovery take 2-3 s; a loaded machine ten times that.
 PATIENCE_S = 30.0
@@ -105,15 +103,13 @@ def test_the_cell_stops_when_the_stream_goes_quiet(tmp_path):
     with _cell(tmp_path, domain) as cell, harness.CellWatcher(NAMES, domain_id=domain) as watcher:
         _ready(watcher, cell)
         _glide(watcher)
-        sent_s = time.monotonic()
         assert watcher.wait(lambda log: _value(log, "mode") == "track", timeout_s=5.0)
         assert watcher.wait(
             lambda log: _value(log, "mode") == "hold" and _value(log, "accepted") == "1",
             timeout_s=10.0,
             alive=[cell],
         ), cell.tail()
-        _wait_past_rest(watcher, sent_s)
-        _assert_at_rest_in_time(watcher.log, sent_s)
+        _assert_stopped_in_time(watcher)
         status = watcher.log.latest_status()
         assert status.level == 1
         assert status.text.startswith("watchdog: no command for ")
@@ -121,22 +117,30 @@ def test_the_cell_stops_when_the_stream_goes_quiet(tmp_path):
         assert cell.interrupt() == 0
 
 
-def _wait_past_rest(watcher, last_command_s: float) -> None:
-    """Half a second more than the latest time at which it must have stopped."""
-    settled_s = last_command_s + TIMEOUT_S + RAMP_S + BUSY_S + 0.5
-    assert watcher.wait(lambda log: log.joint_time_s[-1] > settled_s, timeout_s=15.0)
+def _assert_stopped_in_time(watcher) -> None:
+    """The watchdog bit at its time-out, the ramp took as long as it should, and rest is rest.
 
-
-def _assert_at_rest_in_time(log, last_command_s: float) -> None:
-    """The grippers moved, and were at rest within time-out + ramp of the last command."""
+    Judged by the cell's own words and ticks: on a starved machine a clock out here measures the
+    machine. Call it when the cell holds.
+    """
+    held_at = len(watcher.log.joint_velocity)
+    # Half a second of the cell's own time.
+    assert watcher.wait(lambda log: len(log.joint_velocity) > held_at + RATE_HZ / 2, timeout_s=30.0)
+    log = watcher.log
+    told = [(at_s, word) for at_s, word in log.status if word.values["mode"] == "ramp"]
+    assert told, "the cell never said that it was stopping"
+    ramp_s, word = told[-1]
+    age_s = 1e-3 * float(re.search(r"no command for (\d+) ms", word.text)[1])
+    # 0.5 s: how long a busy machine may leave the cell without a tick, in which nobody can notice.
+    assert TIMEOUT_S <= age_s < TIMEOUT_S + 0.5
     time_s = np.array(log.joint_time_s)
     speed = np.abs(np.array(log.joint_velocity)[: len(time_s)]).max(axis=1)
-    assert speed[time_s < last_command_s + TIMEOUT_S].max() > 0.03
-    # The gantry's own lag is 10 ms; the rest is for a busy machine, on which samples arrive late.
-    late = speed[time_s > last_command_s + TIMEOUT_S + RAMP_S + BUSY_S]
+    first = int(np.searchsorted(time_s, ramp_s))
+    assert speed[:first].max() > 0.03
     # 5 mm/s: the cable goes on swinging and shakes the grippers a little.
-    assert late.size
-    assert late.max() < 5e-3
+    moving = np.flatnonzero(speed[first:] >= 5e-3)
+    # Ten ticks: the gantry lags by one, and either topic may be five messages behind the other.
+    assert len(moving) == 0 or moving[-1] <= RAMP_S * RATE_HZ + 10
 
 
 def test_two_cells_in_two_domains_do_not_hear_each_other(tmp_path):
@@ -261,7 +265,6 @@ def test_a_planner_that_is_killed_in_motion_leaves_a_cell_that_stops(tmp_path, t
         )
         assert moving, policy.tail() + cell.tail()
         policy.kill()
-        killed_s = time.monotonic()
         stopped = watcher.wait(
             lambda log: (
                 _value(log, "mode") == "hold"
@@ -272,8 +275,7 @@ def test_a_planner_that_is_killed_in_motion_leaves_a_cell_that_stops(tmp_path, t
         )
         assert stopped, cell.tail()
         assert watcher.log.latest_status().level == 1
-        _wait_past_rest(watcher, killed_s)
-        _assert_at_rest_in_time(watcher.log, killed_s)
+        _assert_stopped_in_time(watcher)
         assert cell.interrupt() == 0
 
 
