@@ -131,8 +131,10 @@ def _assert_stopped_in_time(watcher) -> None:
     assert told, "the cell never said that it was stopping"
     ramp_s, word = told[-1]
     age_s = 1e-3 * float(re.search(r"no command for (\d+) ms", word.text)[1])
-    # 0.5 s: how long a busy machine may leave the cell without a tick, in which nobody can notice.
-    assert TIMEOUT_S <= age_s < TIMEOUT_S + 0.5
+    # It must notice at its first tick after the time-out; a busy machine may leave it without ticks.
+    stamps = np.array(log.joint_stamp_s)
+    near = stamps[(stamps > word.stamp_s - age_s - 0.1) & (stamps < word.stamp_s + 0.1)]
+    assert TIMEOUT_S <= age_s < TIMEOUT_S + np.diff(near).max() + 3.0 / RATE_HZ
     time_s = np.array(log.joint_time_s)
     speed = np.abs(np.array(log.joint_velocity)[: len(time_s)]).max(axis=1)
     first = int(np.searchsorted(time_s, ramp_s))

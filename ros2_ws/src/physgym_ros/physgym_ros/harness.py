@@ -194,9 +194,13 @@ def _yaml(value: Any) -> str:
 
 @dataclass
 class CellLog:
-    """What a cell published, in order of arrival; times are this process's monotonic clock [s]."""
+    """What a cell published, in order of arrival; times are this process's monotonic clock [s].
+
+    ``joint_stamp_s`` is the cell's own clock.
+    """
 
     joint_time_s: list[float] = field(default_factory=list)
+    joint_stamp_s: list[float] = field(default_factory=list)
     joint_position: list[np.ndarray] = field(default_factory=list)
     joint_velocity: list[np.ndarray] = field(default_factory=list)
     points_time_s: list[float] = field(default_factory=list)
@@ -210,6 +214,7 @@ class CellLog:
         frames, joints = len(self.points_time_s), len(self.joint_time_s)
         return CellLog(
             self.joint_time_s[:joints],
+            self.joint_stamp_s[:joints],
             self.joint_position[:joints],
             self.joint_velocity[:joints],
             self.points_time_s[:frames],
@@ -338,6 +343,7 @@ class CellWatcher:
         reading = conversions.joint_reading(message, self._names)
         self.log.joint_position.append(reading.position)
         self.log.joint_velocity.append(reading.velocity)
+        self.log.joint_stamp_s.append(reading.stamp_s)
         self.log.joint_time_s.append(time.monotonic())
 
     def _on_points(self, message: PointCloud2) -> None:
