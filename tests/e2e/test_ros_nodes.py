@@ -131,7 +131,7 @@ def _assert_stopped_in_time(watcher) -> None:
     assert told, "the cell never said that it was stopping"
     ramp_s, word = told[-1]
     age_s = 1e-3 * float(re.search(r"no command for (\d+) ms", word.text)[1])
-    # It must notice at its first tick after the time-out; a busy machine may leave it without ticks.
+    # It must notice at its first tick after the time-out; a busy machine may leave it without any.
     stamps = np.array(log.joint_stamp_s)
     near = stamps[(stamps > word.stamp_s - age_s - 0.1) & (stamps < word.stamp_s + 0.1)]
     assert TIMEOUT_S <= age_s < TIMEOUT_S + np.diff(near).max() + 3.0 / RATE_HZ
