@@ -12,6 +12,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from physgym_ros.launching import is_true, launch_description
+
 PACKAGE = "physgym_ros"
 CONFIG = Path(__file__).resolve().parent / "config" / "cable.yaml"
 
@@ -27,12 +29,6 @@ ARGUMENTS = (
     ("params_file", str(CONFIG), "YAML file with the parameters of both nodes."),
     ("log_level", "info", "debug, info, warn, error or fatal."),
 )
-
-
-def _is_true(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ValueError(f"simulated:={text} is neither true nor false")
-    return text.lower() == "true"
 
 
 def describe_nodes(values: dict[str, str]) -> list[dict[str, Any]]:
@@ -65,7 +61,7 @@ def describe_nodes(values: dict[str, str]) -> list[dict[str, Any]]:
     }
     shared = {"controller": values["controller"]}
     nodes = []
-    if _is_true(values["simulated"]):
+    if is_true(values, "simulated"):
         nodes.append(
             common
             | {
@@ -86,48 +82,6 @@ def describe_nodes(values: dict[str, str]) -> list[dict[str, Any]]:
     return nodes
 
 
-def describe_environment() -> dict[str, str]:
-    """Environment that both nodes need.
-
-    Returns:
-        Variables by name: the Fast DDS profile of this package.
-    """
-    from physgym_ros.dds import PROFILE
-
-    return {"FASTRTPS_DEFAULT_PROFILES_FILE": str(PROFILE)}
-
-
-def _start(context: Any) -> list[Any]:
-    from launch.actions import EmitEvent, LogInfo, RegisterEventHandler
-    from launch.event_handlers import OnProcessExit
-    from launch.events import Shutdown
-    from launch.substitutions import LaunchConfiguration
-    from launch_ros.actions import Node
-
-    values = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
-    actions: list[Any] = []
-    for keywords in describe_nodes(values):
-        node = Node(**keywords)
-        name = keywords["name"]
-        ended = [
-            LogInfo(msg=f"{name} has ended: shutting down"),
-            EmitEvent(event=Shutdown(reason=f"{name} has ended")),
-        ]
-        actions.append(RegisterEventHandler(OnProcessExit(target_action=node, on_exit=ended)))
-        actions.append(node)
-    return actions
-
-
 def generate_launch_description() -> Any:
     """Entry point of `ros2 launch`."""
-    from launch import LaunchDescription
-    from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
-
-    declared = [
-        DeclareLaunchArgument(name, default_value=default, description=text)
-        for name, default, text in ARGUMENTS
-    ]
-    environment = [
-        SetEnvironmentVariable(name, value) for name, value in describe_environment().items()
-    ]
-    return LaunchDescription([*declared, *environment, OpaqueFunction(function=_start)])
+    return launch_description(ARGUMENTS, describe_nodes)

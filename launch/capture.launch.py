@@ -14,6 +14,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from physgym_ros.launching import is_true, launch_description
+
 PACKAGE = "physgym_ros"
 CONFIG = Path(__file__).resolve().parent / "config" / "capture.yaml"
 
@@ -33,12 +35,6 @@ ARGUMENTS = (
     ("params_file", str(CONFIG), "YAML file with the parameters of both nodes."),
     ("log_level", "info", "debug, info, warn, error or fatal."),
 )
-
-
-def _is_true(values: dict[str, str], name: str) -> bool:
-    if values[name].lower() not in ("true", "false"):
-        raise ValueError(f"{name}:={values[name]} is neither true nor false")
-    return values[name].lower() == "true"
 
 
 def describe_nodes(values: dict[str, str]) -> list[dict[str, Any]]:
@@ -79,8 +75,8 @@ def describe_nodes(values: dict[str, str]) -> list[dict[str, Any]]:
         "out": values["out"],
         "name": values["name"],
         "calibration": values["calibration"],
-        "autostart": _is_true(values, "record"),
-        "allow_uncalibrated": _is_true(values, "allow_uncalibrated"),
+        "autostart": is_true(values, "record"),
+        "allow_uncalibrated": is_true(values, "allow_uncalibrated"),
     }
     nodes.append(
         common
@@ -93,49 +89,6 @@ def describe_nodes(values: dict[str, str]) -> list[dict[str, Any]]:
     return nodes
 
 
-def describe_environment() -> dict[str, str]:
-    """Environment that both nodes need.
-
-    Returns:
-        Variables by name: the Fast DDS profile of this package, without which shared memory is too
-        small for images and half of them are lost. Give it to a driver of your own as well.
-    """
-    from physgym_ros.dds import PROFILE
-
-    return {"FASTRTPS_DEFAULT_PROFILES_FILE": str(PROFILE)}
-
-
-def _start(context: Any) -> list[Any]:
-    from launch.actions import EmitEvent, LogInfo, RegisterEventHandler
-    from launch.event_handlers import OnProcessExit
-    from launch.events import Shutdown
-    from launch.substitutions import LaunchConfiguration
-    from launch_ros.actions import Node
-
-    values = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
-    actions: list[Any] = []
-    for keywords in describe_nodes(values):
-        node = Node(**keywords)
-        name = keywords["name"]
-        ended = [
-            LogInfo(msg=f"{name} has ended: shutting down"),
-            EmitEvent(event=Shutdown(reason=f"{name} has ended")),
-        ]
-        actions.append(RegisterEventHandler(OnProcessExit(target_action=node, on_exit=ended)))
-        actions.append(node)
-    return actions
-
-
 def generate_launch_description() -> Any:
     """Entry point of `ros2 launch`."""
-    from launch import LaunchDescription
-    from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
-
-    declared = [
-        DeclareLaunchArgument(name, default_value=default, description=text)
-        for name, default, text in ARGUMENTS
-    ]
-    environment = [
-        SetEnvironmentVariable(name, value) for name, value in describe_environment().items()
-    ]
-    return LaunchDescription([*declared, *environment, OpaqueFunction(function=_start)])
+    return launch_description(ARGUMENTS, describe_nodes)

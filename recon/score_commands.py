@@ -13,11 +13,15 @@ import tyro
 from physgym.errors import DataError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from physgym.report import Figure
     from physgym.twin import Twin
     from recon.perception.perceive import PerceiveConfig
     from recon.perception.prompt import Prompt
     from recon.perception.result import Perception
+    from recon.score_report import Strip
+    from recon.tracks import Tracks
 
 __all__ = [
     "Score",
@@ -137,14 +141,16 @@ def score_recording(
     """
     import time
 
-    from recon.episode import Episode
-    from recon.occluders import occluders
+    from recon.importers.phystwin_final import matches
+    from recon.perception.perceive_config import PerceiveConfig
     from recon.predict_episode import predict_episode
     from recon.score_episode import score_prediction, train_stop_of
-    from recon.score_report import Strip, picture_strip
+    from recon.score_report import picture_strip
 
     marks = [time.perf_counter()]
     say("perceive")
+    if config is None and matches(path):
+        config = PerceiveConfig(kind=twin.kind)  # a case is read anew, so that nothing else tells
     perception = known_perception(path, config, prompts)
     marks.append(time.perf_counter())
     say("predict")
@@ -152,27 +158,49 @@ def score_recording(
     marks.append(time.perf_counter())
     say("score")
     stop = train_stop_of(twin.provenance, perception) if train_stop is None else train_stop
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what is wrong with the recording was said when perceived
-        episode = Episode.open(path)
-    with episode:
-        score = score_prediction(
-            perception,
-            prediction.points,
-            prediction.visible_surface,
-            train_stop=stop,
-            ground_truth=episode.ground_truth(),
-            ignored=occluders(episode, perception),
-        )
-        strip = Strip.of(episode, perception) if pictures else None
+    evidence = _evidence(path, perception, pictures=pictures)
+    score = score_prediction(
+        perception,
+        prediction.points,
+        prediction.visible_surface,
+        train_stop=stop,
+        ground_truth=evidence.truth,
+        ignored=evidence.ignored,
+    )
     marks.append(time.perf_counter())
     stages = ("perceive", "predict", "score")
     score["seconds_of"] = {name: b - a for name, a, b in zip(stages, marks[:-1], marks[1:])}
     picture = None
-    if strip is not None:
+    if evidence.strip is not None:
         shell = prediction.points[:, prediction.visible_surface]
-        picture = picture_strip(strip, perception.time_s, shell, stop)
+        picture = picture_strip(evidence.strip, perception.time_s, shell, stop)
     return ScoredEpisode(score, picture)
+
+
+@dataclass(frozen=True, eq=False)
+class _Evidence:
+    """What a recording holds for scores beside its perception."""
+
+    truth: Tracks | None
+    ignored: np.ndarray | None
+    strip: Strip | None
+
+
+def _evidence(path: Path, perception: Perception, *, pictures: bool) -> _Evidence:
+    from recon.episode import Episode
+    from recon.importers.phystwin_final import matches
+    from recon.importers.phystwin_perception import case_occluders, case_truth
+    from recon.occluders import occluders
+    from recon.score_report import Strip
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is wrong with the recording was said when perceived
+        if matches(path):
+            return _Evidence(case_truth(path, perception), case_occluders(path, perception), None)
+        episode = Episode.open(path)
+    with episode:
+        strip = Strip.of(episode, perception) if pictures else None
+        return _Evidence(episode.ground_truth(), occluders(episode, perception), strip)
 
 
 def prompts_from_clicks(clicks: Sequence[str]) -> dict[str, Prompt]:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["State", "Trajectory"]
+from physgym.errors import DataError
+
+__all__ = ["State", "Trajectory", "check_finite"]
 
 
 @dataclass
@@ -57,3 +59,32 @@ class Trajectory:
 
     position: torch.Tensor
     final: State
+
+
+def check_finite(value: torch.Tensor, shape: tuple[int, ...], name: str) -> None:
+    """Refuse what a solver cannot step.
+
+    Args:
+        value: any tensor.
+        shape: that it must have.
+        name: of the tensor, for the message.
+
+    Raises:
+        DataError: if the shape differs, or a number is not finite: which one.
+    """
+    if tuple(value.shape) != shape:
+        raise DataError(
+            f"{name} has shape {tuple(value.shape)}",
+            where=name,
+            expected=f"{shape}",
+            fix="batch axes come first: (B, N, 3) for states, (B, T, K, 3) for driven points",
+        )
+    finite = torch.isfinite(value.detach())
+    if not bool(finite.all()):
+        at = tuple(int(i) for i in (~finite).nonzero()[0])
+        raise DataError(
+            f"{name} has values that are not finite",
+            where=f"{name}[{', '.join(map(str, at))}]",
+            expected="finite numbers",
+            fix="fill or mask missing samples before simulating",
+        )

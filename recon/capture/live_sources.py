@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -58,9 +59,9 @@ class LiveSource(Source):
         super().__init__()
         self.motion: tuple[str, ...] = ()
 
+    @abstractmethod
     def items(self) -> Iterator[LiveItem]:  # type: ignore[override]
         """See `Source.items`."""
-        raise NotImplementedError
 
 
 class EpisodeSource(LiveSource):

@@ -161,7 +161,9 @@ class RealSenseRig:
                     self.warnings += [
                         f"{name}: {text}" for text in apply_settings(sensor, config, role)
                     ]
-            profile = pipeline.start(request, *([frames] if frames is not None else []))
+            # Named, or it would pass for a Python callback: librealsense's threads would then wait
+            # for the interpreter with every frame, and drop what comes meanwhile.
+            profile = pipeline.start(request, **({} if frames is None else {"queue": frames}))
         except RuntimeError as error:
             raise DeviceError(
                 f"camera {name} does not start: {error}",

@@ -90,7 +90,7 @@ class SoftwareCamera:
         self._sensors = self._recorder.query_sensors()
         for sensor in self._sensors:  # the recorder's: it sees only what passes through its own
             sensor.open(sensor.get_stream_profiles())
-            sensor.start(lambda frame: None)
+            sensor.start(queue=rs.frame_queue(1))  # nobody reads it
 
     def _stream(
         self, kind: Any, uid: int, image_format: Any, bytes_per_pixel: int, camera: PinholeCamera

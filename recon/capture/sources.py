@@ -6,6 +6,7 @@ slow disk (a simulation, a played-back file) or not (a camera), and afterwards w
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,7 +67,7 @@ class GripperPose:
 Item = Picture | GripperPose
 
 
-class Source:
+class Source(ABC):
     """What can be recorded.
 
     Attributes:
@@ -84,26 +85,27 @@ class Source:
         self.watch: Callable[[str, int, int | None], None] = lambda stage, step, steps: None
         self.stopped = False
 
+    @abstractmethod
     def start(self) -> Mapping[str, PinholeCamera]:
         """Start it.
 
         Returns:
             Its cameras by name.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def items(self) -> Iterator[Item]:
         """What comes, until it ends or `stop`; once.
 
         Yields:
             Pictures and gripper poses.
         """
-        raise NotImplementedError
 
     def stop(self) -> None:
         """End soon; may be called from a signal handler."""
         self.stopped = True
 
+    @abstractmethod
     def close(self) -> None:
         """Free what it holds."""
 

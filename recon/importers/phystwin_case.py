@@ -27,7 +27,15 @@ from recon.npz import read_npy, read_npz
 from recon.pickles import read_pickle
 from recon.tracks import PhysGymWarning
 
-__all__ = ["case_poses", "convert", "matches", "read_metadata"]
+__all__ = [
+    "case_cameras",
+    "case_masks",
+    "case_poses",
+    "convert",
+    "matches",
+    "read_metadata",
+    "told_world_z",
+]
 
 _FURTHEST_M = 20.0  # of a table and a camera; 20 mm is nearer than any camera measures
 _Files = tuple[Path, Path]  # of colour and depth
@@ -53,8 +61,8 @@ def convert(source: str | Path, out: str | Path, *, world_z: WorldZ = "auto") ->
     Args:
         source: the case's folder.
         out: the episode's folder; must not exist.
-        world_z: which way the case's z points; ``auto`` tells it by the cameras, which stand above
-            the table.
+        world_z: which way the case's z points; ``auto`` takes ``world_z`` of ``metadata.json``, and
+            else tells it by the cameras, which stand above the table.
 
     Returns:
         The episode's folder.
@@ -65,10 +73,11 @@ def convert(source: str | Path, out: str | Path, *, world_z: WorldZ = "auto") ->
     folder = Path(source).expanduser()
     metadata = read_metadata(folder)
     poses = case_poses(folder)
-    turn = turn_to_z_up(world_z, poses[:, 2, 3], f"{folder / 'calibrate.pkl'}")
+    told = told_world_z(world_z, metadata)
+    turn = turn_to_z_up(told, poses[:, 2, 3], f"{folder / 'calibrate.pkl'}")
     frames = {number: _frames(folder, number) for number in range(len(poses))}
     height, width = color_file(next(iter(frames[0].values()))[0]).shape[:2]
-    cameras = _cameras(folder, metadata, turn @ poses, (width, height))
+    cameras = case_cameras(folder, {"WH": (width, height), **metadata}, turn @ poses)
     clock = _Clock.of(metadata, frames)
     kept = {"source": "phystwin case", "case": folder.name, "world_turned": bool(turn[2, 2] < 0)}
     with EpisodeWriter(out, cameras, name=folder.name, metadata=kept) as writer:
@@ -78,7 +87,7 @@ def convert(source: str | Path, out: str | Path, *, world_z: WorldZ = "auto") ->
                     rgb, depth = _images(frames[number][time], camera)
                     stamp_s = clock.stamp_s(number, time)
                     writer.write_frame(camera.name, stamp_s, rgb, depth)
-                    for label, mask in _masks(
+                    for label, mask in case_masks(
                         folder, number, frames[number][time][0].name, camera
                     ).items():
                         writer.write_mask(camera.name, stamp_s, label, mask)
@@ -109,6 +118,16 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     if not 0 < fps < 1e4:
         raise DataError(f"{fps}", where=f"{path}: fps", expected="frames per second")
     return dict(content)
+
+
+def told_world_z(world_z: WorldZ, metadata: dict[str, Any]) -> WorldZ:
+    """Which way z points: as asked for, else as ``metadata.json`` says, else ``auto``.
+
+    Args:
+        world_z: what was asked for.
+        metadata: of the case; ``world_z`` in it is PhysGym's own key.
+    """
+    return metadata.get("world_z", "auto") if world_z == "auto" else world_z
 
 
 def case_poses(folder: Path) -> np.ndarray:
@@ -186,15 +205,26 @@ class _Clock:
         return np.array([self.stamp_s(0, frame) for frame in range(count)])
 
 
-def _cameras(
-    folder: Path, metadata: dict[str, Any], poses: np.ndarray, size: tuple[int, int]
-) -> list[PinholeCamera]:
+def case_cameras(folder: Path, metadata: dict[str, Any], poses: np.ndarray) -> list[PinholeCamera]:
+    """Cameras of a case.
+
+    Args:
+        folder: of the case.
+        metadata: of the case, with ``intrinsics`` and ``WH``.
+        poses: ``T_world_cam``, shape (C, 4, 4).
+
+    Returns:
+        C cameras, ``cam0``, ``cam1``, ...
+
+    Raises:
+        DataError: if there are not C intrinsics, or they cannot be read.
+    """
     where = f"{folder / 'metadata.json'}: "
     try:
         intrinsics = np.array(metadata["intrinsics"], np.float64)
         if intrinsics.shape == (3, 3) and len(poses) == 1:
             intrinsics = intrinsics[None]
-        width, height = (int(n) for n in metadata["WH"]) if "WH" in metadata else size
+        width, height = (int(n) for n in metadata["WH"])
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{error!r}", where=where + "intrinsics, WH", expected="C x 3 x 3, and [W, H]"
@@ -256,8 +286,23 @@ def _images(files: _Files, camera: PinholeCamera) -> tuple[np.ndarray, np.ndarra
     return rgb, np.where(usable, depth, 0).astype(np.uint16)
 
 
-def _masks(folder: Path, number: int, file: str, camera: PinholeCamera) -> dict[str, np.ndarray]:
-    """Masks of a frame: ``hand`` for what the case calls so, ``object`` for all else."""
+def case_masks(
+    folder: Path, number: int, file: str, camera: PinholeCamera
+) -> dict[str, np.ndarray]:
+    """Masks of a frame: ``hand`` for what the case calls so, ``object`` for all else.
+
+    Args:
+        folder: of the case.
+        number: of the camera.
+        file: name of the frame's mask.
+        camera: whose masks they are.
+
+    Returns:
+        Masks (H, W), bool, by label; none where the case has none.
+
+    Raises:
+        DataError: if the list of labels cannot be read, or a mask has another size.
+    """
     listing = folder / "mask" / f"mask_info_{number}.json"
     if not listing.is_file():
         return {}

@@ -1,9 +1,10 @@
-"""A processed PhysTwin case (``final_data.pkl``) -> Tracks.
+"""A processed PhysTwin case (``final_data.pkl``), read and turned to z up; also -> Tracks.
 
 ``object_points`` (T, N, 3) m, ``object_visibilities`` (T, N), ``object_motions_valid`` (T, N; row t
 is the motion from t to t + 1), ``object_colors``, ``controller_points`` (T, K, 3), static
 ``surface_points`` and ``interior_points`` of frame 0. Entries that are not visible are zeros there.
-The rest shape is frame 0, as the method has it. Layout: Jiang et al., "PhysTwin" (2503.17973).
+The rest shape is frame 0, as the method has it. `phystwin_perception` makes it fit for the methods
+that learn from episodes. Layout: Jiang et al., "PhysTwin" (2503.17973).
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from typing import Any
 import numpy as np
 
 from physgym.errors import DataError
-from recon.importers.phystwin_case import case_poses, read_metadata
+from recon.importers.phystwin_case import case_poses, read_metadata, told_world_z
 from recon.importers.world_axis import WorldZ, turn_to_z_up
 from recon.npz import file_sha256, number_array
 from recon.pickles import read_pickle
 from recon.tracks import PhysGymWarning, Tracks
 
-__all__ = ["PhysTwinData", "matches", "read", "read_case"]
+__all__ = ["PhysTwinData", "data_file", "matches", "read", "read_case"]
 
 _USUAL_FPS = 30.0
 
@@ -41,6 +42,7 @@ class PhysTwinData:
         surface_points: of the shape prior at frame 0 [m], shape (P, 3); may be empty.
         interior_points: of the shape prior at frame 0 [m], shape (P, 3); may be empty.
         train_frames: how many frames from the start are for training.
+        T_up_world: the turn from the case's world to this one, shape (4, 4).
     """
 
     tracks: Tracks
@@ -49,6 +51,12 @@ class PhysTwinData:
     surface_points: np.ndarray
     interior_points: np.ndarray
     train_frames: int
+    T_up_world: np.ndarray
+
+    @property
+    def started(self) -> np.ndarray:
+        """Which object points were seen in frame 0, shape (N,), bool."""
+        return self.tracks.visible[0, : self.motion_valid.shape[1]]
 
 
 def matches(path: Path) -> bool:
@@ -60,7 +68,7 @@ def matches(path: Path) -> bool:
     Returns:
         True when it is, or holds, a pickle that names ``object_points``.
     """
-    file = _data_file(path)
+    file = data_file(path)
     if file.suffix != ".pkl" or not file.is_file() or not file.stat().st_size:
         return False
     with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as view:
@@ -89,8 +97,9 @@ def read_case(
 
     Args:
         path: the case's folder, or ``final_data.pkl``.
-        world_z: which way the case's z points; ``auto`` tells it by the cameras when
-            ``calibrate.pkl`` is there, else by the side of z = 0 that the object is on.
+        world_z: which way the case's z points; ``auto`` takes ``world_z`` of ``metadata.json``, and
+            else tells it by the cameras when ``calibrate.pkl`` is there, else by the side of z = 0
+            that the object is on.
         fps: frames per second; None takes ``metadata.json``, else 30.
 
     Returns:
@@ -99,7 +108,7 @@ def read_case(
     Raises:
         DataError: if a key is missing, a shape is wrong, or nothing tells which way z points.
     """
-    file = _data_file(Path(path).expanduser())
+    file = data_file(Path(path))
     content = read_pickle(file)
     if not isinstance(content, dict):
         raise DataError(f"a {type(content).__name__}", where=str(file), expected="a dict")
@@ -115,7 +124,8 @@ def read_case(
     driven = _numbers(content, "controller_points", (frames, "K", 3), file)
     if not np.isfinite(driven).all():
         raise DataError("not finite", where=f"{file}: controller_points", expected="known always")
-    turn = _turn(world_z, file, points[seen][:, 2])
+    T_up_world = _turn(world_z, file, points[seen][:, 2])
+    turn = T_up_world[:3, :3]
     points[~seen] = np.nan
     everything = np.concatenate([points, driven], axis=1) @ turn.T
     colors = content.get("object_colors")
@@ -135,10 +145,17 @@ def read_case(
         surface_points=_points(content, "surface_points", file) @ turn.T,
         interior_points=_points(content, "interior_points", file) @ turn.T,
         train_frames=_train_frames(file.parent, frames),
+        T_up_world=T_up_world,
     )
 
 
-def _data_file(path: Path) -> Path:
+def data_file(path: Path) -> Path:
+    """The file of a processed case.
+
+    Args:
+        path: the file, or its folder.
+    """
+    path = path.expanduser().absolute()
     return path / "final_data.pkl" if path.is_dir() else path
 
 
@@ -154,14 +171,19 @@ def _points(content: dict[Any, Any], key: str, file: Path) -> np.ndarray:
     """Points of the shape prior; none where there was no prior."""
     if content.get(key) is None or np.size(content[key]) == 0:
         return np.zeros((0, 3))
-    return _numbers(content, key, ("P", 3), file)
+    points = _numbers(content, key, ("P", 3), file)
+    if not np.isfinite(points).all():
+        raise DataError("not finite", where=f"{file}: {key}", expected="metres at frame 0")
+    return points
 
 
 def _turn(world_z: WorldZ, file: Path, heights: np.ndarray) -> np.ndarray:
     """The turn to z up, told by the cameras where they are known, else by the object's points."""
     if (file.parent / "calibrate.pkl").is_file():
         heights = case_poses(file.parent)[:, 2, 3]
-    return turn_to_z_up(world_z, heights, str(file))[:3, :3]
+    if (file.parent / "metadata.json").is_file():
+        world_z = told_world_z(world_z, read_metadata(file.parent))
+    return turn_to_z_up(world_z, heights, str(file))
 
 
 def _rate(file: Path, fps: float | None) -> float:

@@ -46,7 +46,8 @@ def turn_to_z_up(world_z: WorldZ, heights: np.ndarray, where: str) -> np.ndarray
                 f"nothing tells whether z is up or down: {below:.0%} of the heights are negative",
                 where=where,
                 expected="cameras, or the object, on one side of the table at z = 0",
-                fix="say it: world_z='down' for PhysTwin's own data, else world_z='up'",
+                fix="say it: world_z='down' for PhysTwin's own data, else 'up'; or write it into a "
+                'case\'s metadata.json: "world_z": "down"',
             )
         world_z = "down" if below >= _CLEAR_SHARE else "up"
     return TURN_Z_DOWN.copy() if world_z == "down" else np.eye(4)

@@ -13,7 +13,7 @@ from recon.perception.fuse import voxel_downsample
 from recon.perception.track import PointTracks
 from recon.tracks import Tracks
 
-__all__ = ["assemble"]
+__all__ = ["assemble", "away_from"]
 
 
 def assemble(
@@ -48,8 +48,8 @@ def assemble(
     # The nodes of a rope lie inside it, where they would only double the points of its surface.
     surface = geometry.surface if whole and geometry.kind != "rope" else start[:0]
     interior = geometry.interior if whole else start[:0]
-    surface = _away_from(surface, start, spacing_m)
-    interior = _away_from(interior, np.concatenate([start, surface]), 0.8 * spacing_m)
+    surface = away_from(surface, start, spacing_m)
+    interior = away_from(interior, np.concatenate([start, surface]), 0.8 * spacing_m)
     every = np.concatenate([start, surface, interior])
     part = np.repeat([0, 1, 2], [len(start), len(surface), len(interior)])
     keep = voxel_downsample(every, spacing_m)
@@ -73,7 +73,17 @@ def assemble(
     return tracks, tracked_count, surface_count
 
 
-def _away_from(points: np.ndarray, others: np.ndarray, reach_m: float) -> np.ndarray:
+def away_from(points: np.ndarray, others: np.ndarray, reach_m: float) -> np.ndarray:
+    """Points that are not already there.
+
+    Args:
+        points: [m], shape (N, 3).
+        others: what is there [m], shape (M, 3).
+        reach_m: distance between neighbours [m]; nearer than three quarters of it counts as there.
+
+    Returns:
+        Those of the points that are kept, shape (K, 3).
+    """
     if len(points) == 0 or len(others) == 0:
         return points
     return points[cKDTree(others).query(points, workers=-1)[0] > 0.75 * reach_m]

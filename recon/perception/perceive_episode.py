@@ -1,7 +1,8 @@
 """An episode on disk becomes a `Perception`, and is perceived once only.
 
 The result is kept beside the episode, as ``EPISODE.perception.npz``, until episode or settings
-change. Of the metadata, ``gravity`` is read here, sizes of grippers in `recon.perception.recorded`.
+change. A processed PhysTwin case holds its own perception, which is read each time. Of an episode's
+metadata, ``gravity`` is read here, sizes of grippers in `recon.perception.recorded`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 from physgym.errors import DataError
 from recon.episode import Episode
 from recon.episode_files import bag_folder
+from recon.importers import phystwin_final
 from recon.perception.episode_views import episode_views
 from recon.perception.perceive import Masks, PerceiveConfig, Progress, perceive
 from recon.perception.prompt import Prompt
@@ -32,7 +34,7 @@ __all__ = ["cache_path", "cached_perception", "episode_fingerprint", "perceive_e
 
 _LEAST_KEPT = 0.9  # share of a camera's frames in framesets, below which a warning says so
 # Raised with every change of the pipeline that changes its results: older files are made again.
-_METHOD = 2
+_METHOD = 3
 _BLOCK_BYTES = 1 << 22
 
 
@@ -144,12 +146,14 @@ def cached_perception(
 ) -> Perception:
     """What was perceived of an episode, from the file beside it where that still fits.
 
+    A processed PhysTwin case (``final_data.pkl``) is imported instead; only ``config.kind`` counts.
+
     The file is ``EPISODE.perception.npz``. It fits when the episode's files have the sizes and
     times of last change that they had, and everything that is given here is the same. Where it
     cannot be written, a warning says so, and the next call perceives again.
 
     Args:
-        episode_path: the episode's folder or storage file.
+        episode_path: the episode's folder or storage file, or a processed PhysTwin case.
         config: how to perceive.
         prompts: by camera name.
         mesh: the object's own vertices and faces [m].
@@ -164,10 +168,24 @@ def cached_perception(
         The perception; ``report["cache_key"]`` is what the file is known by.
 
     Raises:
-        DataError: if the episode cannot be opened or perceived.
+        DataError: if the episode cannot be opened or perceived, or something is given that a case
+            leaves no room for.
     """
     config = config or PerceiveConfig()
     path = Path(episode_path).expanduser()
+    if phystwin_final.matches(path):
+        given = {
+            "prompts": prompts,
+            "mesh": mesh is not None,
+            "start_s": start_s,
+            "stop_s": stop_s is not None,
+            "calibration": calibration,
+            "robot_model": config.robot_model,
+        }
+        case = _imported(path, config, [name for name, value in given.items() if value])
+        if on_progress is not None:
+            on_progress("import", 1.0)
+        return case
     source = bag_folder(path)
     if not source.exists():
         raise DataError("no such recording", where=str(path), expected="an episode's folder")
@@ -208,6 +226,19 @@ def cached_perception(
             stacklevel=2,
         )
     return found
+
+
+def _imported(path: Path, config: PerceiveConfig, unused: list[str]) -> Perception:
+    from recon.importers.phystwin_perception import case_perception  # builds on perception itself
+
+    if unused:
+        raise DataError(
+            f"{', '.join(unused)} for a processed case",
+            where=str(path),
+            expected="the case alone: its tracks, cameras and world are in it",
+            fix="leave it out, or move final_data.pkl away to perceive the case's images",
+        )
+    return case_perception(path, kind=config.kind)
 
 
 def cache_path(episode_path: str | Path) -> Path:

@@ -51,6 +51,8 @@ def rope_line(
         raise DataError(f"{len(points)} points", where="rope_line", expected="at least twenty")
     thin = points[voxel_downsample(points, _VOXEL_M)]
     thin, along = _ordered(thin)
+    if not along.max() > 0:
+        raise DataError("points far apart from each other", where="rope_line", expected="a cloud")
     radius = _radius(thin, along)
     # A step of about the rope's width averages its cross section and keeps its bends.
     step = max(2.0 * _VOXEL_M, 1.5 * radius)

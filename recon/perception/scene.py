@@ -159,8 +159,10 @@ def _without_prompt(
     found = standing_out(views, table, hidden=hidden, grippers=grippers)
     if max(float(mask.mean()) for mask in found) < _SMALLEST_OBJECT:
         found = lying_flat(views, table, hidden=hidden)
-    held = any(gripper.closed[0] for gripper in grippers)
-    if held and max(float(mask.mean()) for mask in found) < _SMALLEST_OBJECT:
+    if (
+        any(gripper.jaws for gripper in grippers)
+        and max(float(mask.mean()) for mask in found) < _SMALLEST_OBJECT
+    ):
         found = standing_out(views, table, hidden=hidden, grippers=grippers, in_jaws=True)
     if max(float(mask.mean()) for mask in found) < _SMALLEST_OBJECT:
         raise DataError(

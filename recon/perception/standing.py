@@ -21,7 +21,7 @@ from scipy.spatial import cKDTree
 
 from physgym.camera import PinholeCamera
 from physgym.frames import apply_T, inverse_T
-from recon.perception.colour import ColourModel, parts_touched
+from recon.perception.colour import ColourModel, colour_share, parts_touched
 from recon.perception.driven import GripperTrack
 from recon.perception.lift import View, depth_edges
 from recon.perception.table import Plane, height_above
@@ -39,6 +39,10 @@ _WIDEST_M = 0.8
 # Fingers, palm and wrist reach so far to the sides of the jaws, and the arm so far behind them.
 _ASIDE_M = 0.07
 _BEHIND_M = 0.5
+_ARM_M = 0.1  # from so far behind the jaws on, nothing but palm and arm
+_FEWEST_ARM = 100  # pixels that tell its colours
+_FACE_M = 0.002  # noise of depth puts points of the jaws' faces between them
+_FEWEST_BETWEEN = 20  # pixels of what jaws are about to hold
 _PAD_M = 0.005  # noise of depth puts points of the jaws between them
 _FEWEST_VOXELS = 8
 
@@ -92,19 +96,59 @@ def near_gripper(
     Returns:
         Shape (N,), bool.
     """
-    local = apply_T(inverse_T(T_world_gripper), points)
-    upward = T_world_gripper[:3, :3].T @ up
-    axis = int(np.abs(upward).argmax())
     half = np.array(jaw_half_m)
-    if abs(upward[axis]) < 0.8:
+    along = _along_arm(T_world_gripper, points, up)
+    if along is None:
+        local = apply_T(inverse_T(T_world_gripper), points)
         ball = np.linalg.norm(local, axis=1) < np.linalg.norm(half) + _ASIDE_M
         return np.asarray(ball & ~(np.abs(local) < half - _PAD_M).all(axis=1))
-    back = np.sign(upward[axis]) * local[:, axis]
-    aside = np.abs(np.delete(local, axis, axis=1))
+    axis, back, aside = along
     across = np.delete(half, axis)
     near = (aside.max(axis=1) < across.max() + _ASIDE_M) & (back > -half[axis] - 0.01)
     held = (aside < across - _PAD_M).all(axis=1) & (back < half[axis])
     return np.asarray(near & (back < _BEHIND_M) & ~held)
+
+
+def _along_arm(
+    T_world_gripper: np.ndarray, points: np.ndarray, up: np.ndarray
+) -> tuple[int, np.ndarray, np.ndarray] | None:
+    """Axis of a gripper that points down, how far behind it (N,) and aside (N, 2) points are."""
+    local = apply_T(inverse_T(T_world_gripper), points)
+    upward = T_world_gripper[:3, :3].T @ up
+    axis = int(np.abs(upward).argmax())
+    if abs(upward[axis]) < 0.8:
+        return None
+    return axis, np.sign(upward[axis]) * local[:, axis], np.abs(np.delete(local, axis, axis=1))
+
+
+@dataclass(frozen=True, eq=False)
+class _Regions:
+    """Points near grippers: the grippers' own perhaps, their arms' for sure, between their jaws."""
+
+    doubtful: np.ndarray
+    arm: np.ndarray
+    between: np.ndarray
+
+    @classmethod
+    def of(cls, grippers: Sequence[GripperTrack], points: np.ndarray, up: np.ndarray) -> _Regions:
+        """Every gripper's together, each of shape (N,), bool."""
+        found = cls(*np.zeros((3, len(points)), bool))
+        for gripper in grippers:
+            pose, half = gripper.T_world_gripper[0], np.array(gripper.jaw_half_m)
+            near = near_gripper(pose, gripper.jaw_half_m, points, up)
+            found.doubtful[near] = True
+            along = _along_arm(pose, points, up)
+            if along is not None:
+                axis, back, aside = along
+                found.arm[near & (back > _ARM_M)] = True
+                inside = (aside < np.delete(half, axis) - _FACE_M).all(axis=1)
+                found.between[inside & (back < half[axis])] = True
+        return found
+
+    @property
+    def tells_colours(self) -> bool:
+        """Whether enough of an arm is seen."""
+        return int(self.arm.sum()) >= _FEWEST_ARM
 
 
 def standing_out(
@@ -122,8 +166,8 @@ def standing_out(
         table: what it lies on, normal up.
         hidden: what is not of the object for sure, C of shape (H, W), bool.
         grippers: of known pose, to be left out.
-        in_jaws: the object may be all in the jaws: where nothing else stands out, do not leave
-            them out.
+        in_jaws: the object may be all in or beside the jaws: take what does not have the arm's
+            colours there, or all that stands out where it is all in the jaws.
 
     Returns:
         C masks, shape (H, W), bool; empty where a camera does not see it, and all empty where
@@ -135,21 +179,72 @@ def standing_out(
     ]
     every = np.concatenate([part.points for part in parts])
     owner = np.repeat(np.arange(len(parts)), [len(part.points) for part in parts])
-    doubtful = np.zeros(len(every), bool)
-    for gripper in grippers:
-        pose = gripper.T_world_gripper[0]
-        doubtful |= near_gripper(pose, gripper.jaw_half_m, every, table.normal)
-    if in_jaws and doubtful.all():
-        doubtful[:] = False
-    cluster = _clusters(every, ~doubtful)
+    near = _Regions.of(grippers, every, table.normal)
+    use = ~near.doubtful
+    if in_jaws and near.tells_colours:
+        use = _unlike(views, parts, ~near.arm, near.arm) & ~near.arm
+    elif in_jaws and near.doubtful.all() and any(gripper.closed[0] for gripper in grippers):
+        use = near.doubtful
+    cluster = _clusters(every, use)
     best = _best(every, cluster, owner, parts, views, table)
-    if best is None:
-        return [np.zeros(part.mask.shape, bool) for part in parts]
+    chosen = np.zeros(len(every), bool) if best is None else cluster == best
+    if in_jaws and near.tells_colours and (chosen & near.between).sum() < _FEWEST_BETWEEN:
+        chosen[:] = False  # fingers of another colour than the arm
+    doubtful = near.doubtful & ~use
+    if near.tells_colours:
+        if not in_jaws and chosen.any():
+            chosen = _joined(views, parts, every, chosen, near)
+        doubtful = doubtful & near.arm
+    return _masks(views, parts, owner, chosen, doubtful)
+
+
+def _joined(
+    views: Sequence[View],
+    parts: Sequence[_Candidates],
+    points: np.ndarray,
+    chosen: np.ndarray,
+    near: _Regions,
+) -> np.ndarray:
+    """The chosen points with those near a gripper that have their colours and touch them.
+
+    Colours are of all cameras: one of them may see the object between fingers alone.
+    """
+    alike = _unlike(views, parts, chosen, near.arm) & near.doubtful & ~near.arm
+    cluster = _clusters(points, chosen | alike)
+    touched = np.setdiff1d(cluster[chosen], [-1])
+    return np.asarray(chosen | (alike & np.isin(cluster, touched)))
+
+
+def _unlike(
+    views: Sequence[View], parts: Sequence[_Candidates], front: np.ndarray, back: np.ndarray
+) -> np.ndarray:
+    """Which points have colours rather of some points than of others, shape (N,), bool."""
+    rgb = [np.asarray(v.rgb[0])[tuple(p.row_column.T)] for v, p in zip(views, parts, strict=True)]
+    share = colour_share(np.concatenate(rgb)[:, None], front[:, None], back[:, None])[:, 0]
+    found, end = [], 0
+    for part in parts:
+        image = np.zeros(part.mask.shape, np.float32)
+        end += len(part.row_column)
+        image[tuple(part.row_column.T)] = share[end - len(part.row_column) : end]
+        weight = cv2.GaussianBlur(part.mask.astype(np.float32), (0, 0), 1.0)
+        smooth = cv2.GaussianBlur(image, (0, 0), 1.0) / np.maximum(weight, 1e-6)
+        found.append(smooth[tuple(part.row_column.T)] > 0.5)
+    return np.concatenate(found)
+
+
+def _masks(
+    views: Sequence[View],
+    parts: Sequence[_Candidates],
+    owner: np.ndarray,
+    of_object: np.ndarray,
+    doubtful: np.ndarray,
+) -> list[np.ndarray]:
+    """Masks of chosen points, and of the doubtful ones that touch them and look like them."""
     masks = []
     for c, part in enumerate(parts):
         mask = np.zeros(part.mask.shape, np.uint8)
         own = owner == c
-        chosen = part.row_column[cluster[own] == best]
+        chosen = part.row_column[of_object[own]]
         mask[chosen[:, 0], chosen[:, 1]] = 1
         near = np.zeros(part.mask.shape, bool)
         unsure = part.row_column[doubtful[own]]

@@ -5,7 +5,8 @@ python tests/benchmarks/bench_record.py --json runs/record.json [--seconds 12] [
 The frames are rendered once, get a colour camera's noise (noise decides how far zstd compresses)
 and are fed to librealsense's recorder at their pace. Two ways of playing: `files` as fast as they
 are recorded, which is how `physgym record --source FILE.db3` plays them; `live` in real time,
-without waiting, as cameras send.
+without waiting, as cameras send. `read` is `live` with nobody writing: what librealsense's playback
+loses by itself on a machine that is busy.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from physgym.cell.depth_noise import DepthNoiseConfig
 from physgym.cell.soft import SoftCell
 from physgym.cell.soft_config import SoftCellConfig
 from recon.capture.calibration_file import Calibration
-from recon.capture.realsense import RealSenseConfig
+from recon.capture.realsense import RealSenseConfig, RealSenseRig
 from recon.capture.record import record
 from recon.capture.software_camera import record_software_cameras
 from recon.capture.sources import RigSource
@@ -104,6 +105,14 @@ def measure(
     }
 
 
+def read_only(cameras: dict[str, PinholeCamera], files: list[Path]) -> int:
+    """Frames that come when they are played live and thrown away."""
+    serials = {name: camera.serial for name, camera in cameras.items()}
+    config = RealSenseConfig(fps=FPS, playing="live")
+    with RealSenseRig(serials, config, files=files) as rig:
+        return sum(1 for _ in rig.frames())
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -117,7 +126,9 @@ def main() -> None:
         cameras, files, late_s = films(Path(scratch) / "films", seconds)
         asked = round(seconds * FPS)
         print(f"{CAMERAS} x {asked} frames; writing the films ended {late_s:.2f} s late")
-        rows = []
+        unread = CAMERAS * asked - read_only(cameras, files)
+        print(f"read   lost {unread} of {CAMERAS * asked}")
+        rows: list[dict[str, Any]] = []
         for live in (False, True):
             for compress in (True, False):
                 row = measure(
@@ -133,7 +144,13 @@ def main() -> None:
                 )
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        content = {"machine": machine(), "load": load, "asked": asked, "rows": rows}
+        content = {
+            "machine": machine(),
+            "load": load,
+            "asked": asked,
+            "read_lost": unread,
+            "rows": rows,
+        }
         args.json.write_text(json.dumps(content, indent=2))
 
 

@@ -9,7 +9,7 @@ import torch
 
 from physgym.errors import DataError
 from physgym.sim.device import resolve_device
-from physgym.sim.model import State
+from physgym.sim.model import State, check_finite
 from physgym.sim.rollout import Engine, Plan, RolloutTrajectory, rollout
 from physgym.sim.spring_mass.blowup import step_limit
 from physgym.sim.spring_mass.collider_pose import check_collider_pose
@@ -109,7 +109,7 @@ class SpringMassSolver:
         for name, value in (("position", position), ("velocity", velocity)):
             value = torch.as_tensor(value, dtype=torch.float32, device=self.device)
             value = value.expand(shape) if value.dim() == 2 and value.shape == shape[1:] else value
-            _check_finite(value, shape, name)
+            check_finite(value, shape, name)
             made.append(value.clone())
         return State(made[0], made[1], torch.zeros(self.worlds, 0, device=self.device))
 
@@ -183,10 +183,10 @@ class SpringMassSolver:
             parameters.check(self.model, self.worlds)
         driven = torch.as_tensor(driven, dtype=torch.float32, device=self.device)
         frames = driven.shape[1] if driven.dim() == 4 else 0
-        _check_finite(driven, (self.worlds, max(frames, 1), len(self.driven_index), 3), "driven")
+        check_finite(driven, (self.worlds, max(frames, 1), len(self.driven_index), 3), "driven")
         position, velocity = state.position.float(), state.velocity.float()
         for name, value in (("state.position", position), ("state.velocity", velocity)):
-            _check_finite(value, (self.worlds, self.node_count, 3), name)
+            check_finite(value, (self.worlds, self.node_count, 3), name)
         position = position.index_copy(1, self.driven_index, driven[:, 0])
         plan = self.plan(dt_s, frames - 1, given)
         pose = check_collider_pose(collider_pose, self.worlds, frames, len(self.model.colliders))
@@ -222,30 +222,11 @@ class SpringMassSolver:
         with torch.no_grad():
             start = state_in.position[:, self.driven_index]
             end = torch.as_tensor(driven, dtype=torch.float32, device=self.device)
-            _check_finite(end, tuple(start.shape), "driven")
+            check_finite(end, tuple(start.shape), "driven")
             path = torch.stack([start, end], dim=1)
             final = self.rollout(state_in, path, dt_s, collider_pose=collider_pose).final
         state_out.position, state_out.velocity, state_out.internal = (
             final.position,
             final.velocity,
             final.internal,
-        )
-
-
-def _check_finite(value: torch.Tensor, shape: tuple[int, ...], name: str) -> None:
-    if tuple(value.shape) != shape:
-        raise DataError(
-            f"{name} has shape {tuple(value.shape)}",
-            where=name,
-            expected=f"{shape}",
-            fix="batch axes come first: (B, N, 3) for states, (B, T, K, 3) for driven points",
-        )
-    finite = torch.isfinite(value.detach())
-    if not bool(finite.all()):
-        at = tuple(int(i) for i in (~finite).nonzero()[0])
-        raise DataError(
-            f"{name} has values that are not finite",
-            where=f"{name}[{', '.join(map(str, at))}]",
-            expected="finite numbers",
-            fix="fill or mask missing samples before simulating",
         )

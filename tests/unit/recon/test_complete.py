@@ -193,3 +193,10 @@ def test_a_file_that_is_no_mesh_says_so(tmp_path: Path) -> None:
     (tmp_path / "body.obj").write_text("hello")
     with pytest.raises(DataError, match=r"body\.obj"):
         load_mesh(tmp_path / "body.obj")
+
+
+def test_scattered_points_are_no_rope() -> None:
+    grid = np.stack(np.meshgrid(*[np.arange(4) * 0.05] * 3), -1).reshape(-1, 3)
+    with pytest.raises(DataError, match="far apart"):
+        rope_line(grid, spacing_m=0.01)
+    assert guess_kind(grid) == "volume"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -91,6 +92,20 @@ def _feed(
 
 def _serials() -> dict[str, str]:
     return {name: camera.serial for name, camera in CAMERAS.items()}
+
+
+def test_librealsense_does_not_wait_for_the_interpreter(
+    files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames of 20/30 s arrive in librealsense's queue while Python runs nothing but this test."""
+    monkeypatch.setattr(Reader, "start", lambda reader: None)
+    with RealSenseRig(_serials(), replace(CONFIG, playing="live"), files=files) as rig:
+        for reader in rig._readers.values():
+            reader._resume()
+        ctypes.PyDLL(None).usleep(600_000)  # unlike CDLL, it keeps the interpreter's lock
+        waiting = [reader._frames.size() for reader in rig._readers.values()]
+    # 18 where nothing else runs. A thread that waits for the lock brings one or two, after that.
+    assert min(waiting) >= 6
 
 
 def test_frames_come_back_bit_exact_and_paired(files: list[Path]) -> None:

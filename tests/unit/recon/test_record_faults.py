@@ -67,6 +67,9 @@ class Frames(Source):
             yield GripperPose(0, t * DT, np.zeros(3), np.array([1.0, 0, 0, 0]), closed=False)
             yield Picture("c", t * DT, color(t), depth(t))
 
+    def close(self) -> None:
+        pass
+
 
 class SlowWriter(EpisodeWriter):
     """A disk that takes 20 ms for a picture."""

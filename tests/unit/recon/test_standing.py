@@ -155,3 +155,17 @@ def test_a_flat_top_that_stays_up_is_a_slab_and_not_a_sheet() -> None:
     assert guess_kind(top + np.array([0, 0, 0.03]), table=TABLE) == "volume"
     assert guess_kind(top + np.array([0, 0, 0.004]), table=TABLE) == "sheet"
     assert guess_kind(top) == "sheet"
+
+
+def test_jaws_that_hide_all_but_a_little_are_told_by_the_arms_colour() -> None:
+    """The object lies wholly in the gripper's reach: only colours part it from the fingers."""
+    scene = [box([0.045, 0.03, 0.025], [0, 0, 0.025]), *jaws(0.06, 0.036)]
+    # The rim, as above; two fingers of 16 mm hide a part of its sides.
+    assert min(ious(scene, [pose(0.06, 0.036)], 3)) > 0.8
+
+
+def test_a_gripper_alone_is_nothing() -> None:
+    for tint in (GREY, np.array([0.15, 0.15, 0.15])):
+        fingers, rest = jaws(0.06, 0.036, tint=tint)[:2], jaws(0.06, 0.036)[2:]
+        with pytest.raises(DataError, match="nothing stands"):
+            ious([box([0.01] * 3, [0, 0, -1.0]), *fingers, *rest], [pose(0.06, 0.036)], 2)

@@ -70,11 +70,6 @@ def test_what_it_starts_exists_and_knows_its_parameters(capture):
             assert type(value) is types[name], name
 
 
-def test_the_environment_names_a_profile_that_is_there(capture):
-    (path,) = capture.describe_environment().values()
-    assert "<segment_size>33554432</segment_size>" in Path(path).read_text()
-
-
 def test_the_real_launch_system_takes_the_description(capture):
     pytest.importorskip("launch_ros", reason="launch and launch_ros come with a ROS distribution")
     description = capture.generate_launch_description()

@@ -108,9 +108,13 @@ def test_every_executable_is_a_console_script_of_the_package(cable):
         assert callable(scripts[node["executable"]].load())
 
 
-def test_the_environment_names_a_profile_that_is_there(cable):
-    (path,) = cable.describe_environment().values()
-    assert "<sec>3</sec>" in Path(path).read_text()
+def test_the_environment_names_a_profile_that_is_there():
+    from physgym_ros.launching import describe_environment
+
+    (path,) = describe_environment().values()
+    profile = Path(path).read_text()
+    assert "<sec>3</sec>" in profile
+    assert "<segment_size>33554432</segment_size>" in profile
 
 
 @pytest.mark.parametrize("path", sorted((LAUNCH / "config").glob("*.yaml")), ids=lambda p: p.name)

@@ -23,6 +23,7 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
+from rclpy.duration import Duration
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Bool
@@ -47,6 +48,7 @@ __all__ = ["CameraNode", "CameraParameters", "main", "make_source"]
 
 _STATUS_PERIOD_S = 0.5
 _WAIT_S = 0.02
+_ARRIVAL_S = 5.0  # a recorder on a busy machine takes a second of images in less
 _EMPTY = ("",)  # rclpy takes an empty list for one of bytes
 
 
@@ -201,8 +203,15 @@ class CameraNode:
         finally:
             self._source.close()
         if self.config.exit_at_end:
-            time.sleep(0.2)  # what was published last is still on its way through shared memory
+            self._await_arrival()
             self._stop_process.set()
+
+    def _await_arrival(self) -> None:
+        """Until every subscriber that asked for all has all; it would be lost with the process."""
+        until_s = time.monotonic() + _ARRIVAL_S
+        for publisher in (*self._publishers.values(), self._status):
+            left_s = max(until_s - time.monotonic(), 0.0)
+            publisher.wait_for_all_acked(Duration(seconds=left_s))
 
     def _announce(self) -> None:
         """Make the cameras' topics and say where they are."""
