@@ -45,7 +45,7 @@ class NativeKernel:
         )
         self._no_int = wp.zeros(1, dtype=wp.int32, device="cpu")
         self._no_float = wp.zeros(1, dtype=wp.float32, device="cpu")
-        self._kernel.module.load("cpu")
+        self._kernel.module.load("cpu", block_dim=1)
 
     def launch(self, arrays: Mapping[str, Any]) -> None:
         """Run the body once; the launch releases Python's lock, so threads run side by side.
