@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["FORMAT_VERSION", "Dynamics", "Kind", "Twin", "is_twin_folder"]
 
 Kind = Literal["rope", "sheet", "volume"]
-Dynamics = Literal["rod", "spring_mass"]
+Dynamics = Literal["mpm", "rod", "spring_mass"]
 
 _TEXT_FIELDS = ("name", "kind", "dynamics", "method")
 _NOTE_FIELDS = ("provenance", "metrics", "validity")
@@ -45,14 +45,15 @@ class Twin:
     Attributes:
         name: what people call it.
         kind: ``"rope"``, ``"sheet"`` or ``"volume"``.
-        dynamics: which solver moves it, ``"rod"`` or ``"spring_mass"``.
+        dynamics: which solver moves it, ``"mpm"``, ``"rod"`` or ``"spring_mass"``.
         method: which method identified it, such as ``"phystwin"``.
         rest_position: nodes at rest [m], shape (N, 3), float32.
         driven_index: nodes that a gripper moves, shape (K,), int64.
         parameters: physical parameters (and integer tables such as springs) by SI name, such as
             ``"bending_stiffness_nm2"``; scalars are 0-d.
         uncertainty: one standard deviation of a subset of ``parameters``, same names and shapes.
-        residual: weights of a learned residual, apart from the physics; empty when there is none.
+        residual: weights of a learned residual, apart from the physics (of ``"mpm"``, of the stress
+            adapter and the heterogeneity field); empty when there is none.
         provenance: source, its SHA-256, command, version, date; JSON values only.
         metrics: scores with the baselines beside them; JSON values only.
         validity: ranges of strain, speed and the like seen in the data; JSON values only.
@@ -112,8 +113,8 @@ class Twin:
     def place(self, T_world_object: np.ndarray) -> Twin:
         """The twin moved rigidly, to where another recording has the object.
 
-        Directions that are fixed to the object (a rod's clamps) turn with it; gravity and ground
-        stay in the world, rest lengths and everything else as they are.
+        Directions that are fixed to the object (a rod's clamps, a stress adapter's axes) turn with
+        it; gravity and ground stay in the world, rest lengths and everything else as they are.
 
         Args:
             T_world_object: maps ``rest_position`` to where it is to be, shape (4, 4).
@@ -145,7 +146,7 @@ class Twin:
 
         Raises:
             DataError: if the cloud cannot be used.
-            TwinError: if the twin has no springs.
+            TwinError: if the twin has no springs (of ``"mpm"``: if it is to be bent).
         """
         from physgym.registration.twins import register_twin
 

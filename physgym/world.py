@@ -64,13 +64,14 @@ class World:
         self._warned: set[str] = set()
         # For each driven point, which gripper moves it; and for each gripper, its reference.
         owner = {node: g for g, nodes in enumerate(self.gripper_nodes) for node in nodes}
-        self._owner = torch.tensor([owner[int(node)] for node in driven])
+        self._owner = torch.tensor([owner[int(node)] for node in driven], dtype=torch.long)
         self._driven = torch.as_tensor(driven)
         self._reference = torch.tensor(
             [
                 nodes[-1] if nodes[-1] == self.node_count - 1 else nodes[0]
                 for nodes in self.gripper_nodes
-            ]
+            ],
+            dtype=torch.long,
         )
         self._state = self.solver.initial_state(torch.tensor(self.twin.rest_position))
 

@@ -14,6 +14,7 @@ from physgym.errors import DataError
 from physgym.residual import apply_residual
 from physgym.sim.build import build_solver
 from physgym.twin import Twin
+from recon.predict_mpm import predict_mpm
 from recon.tracks import Tracks
 
 __all__ = ["predict"]
@@ -31,18 +32,21 @@ def predict(
     """Simulate recordings from their first two frames and their driven points alone.
 
     Args:
-        twin: the twin.
+        twin: the twin; of a continuum (``mpm``) see `recon.predict_mpm.predict_mpm`.
         recordings: tracks of the same object.
         residual: add the twin's learned residual where it has one.
         substeps_per_frame: override of the stability limit.
 
     Returns:
-        For each recording [m], shape (T, N, 3); the first two frames as given.
+        For each recording [m], shape (T, N, 3); the first two frames as given (of a continuum, the
+        first).
 
     Raises:
         DataError: if a recording does not fit the twin or a point is missing in its first frames.
         BlowUpError: if the simulation leaves the finite numbers.
     """
+    if twin.dynamics == "mpm":
+        return [predict_mpm(twin, tracks, adapted=residual)[0] for tracks in recordings]
     for tracks in recordings:
         _check_fits(twin, tracks)
     results: list[np.ndarray | None] = [None] * len(recordings)

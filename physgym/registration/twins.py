@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from typing import Any
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from physgym.errors import TwinError
 from physgym.frames import apply_T
@@ -31,6 +33,19 @@ _STAYS = (
     "springs",
     "spring_rest_length_m",
     "log_stiffness_ratio",
+    "start_velocity_m_per_s",
+    "start_spin_rad_per_s",
+    "domain_m",
+    "particle_volume_m3",
+    "heterogeneity",
+    "young_pa",
+    "poisson_ratio",
+    "density_kg_per_m3",
+    "yield_stress_pa",
+    "friction_angle_rad",
+    "cohesion_strain",
+    "viscosity_pa_s",
+    "bulk_modulus_pa",
 )
 
 
@@ -69,7 +84,12 @@ def place_twin(twin: Twin, T_world_object: np.ndarray) -> Twin:
                 expected="parameters that this version knows to turn or to leave",
                 fix="place it with the version that made it",
             )
-    if twin.residual and not np.allclose(turn, np.eye(3), atol=1e-3):
+    residual = dict(twin.residual)
+    if twin.dynamics == "mpm":
+        from physgym.sim.mpm.twins import turned_residual
+
+        residual = turned_residual(twin, turn)
+    elif twin.residual and not np.allclose(turn, np.eye(3), atol=1e-3):
         warnings.warn(
             f"twin {twin.name} has a learned residual, which knows the object only as it lay "
             "when it was learned: turned, its corrections may be wrong",
@@ -77,7 +97,9 @@ def place_twin(twin: Twin, T_world_object: np.ndarray) -> Twin:
             stacklevel=3,
         )
     moved = apply_T(pose, twin.rest_position.astype(np.float64))
-    return twin.replace(rest_position=moved, parameters=parameters, uncertainty=uncertainty)
+    return twin.replace(
+        rest_position=moved, parameters=parameters, uncertainty=uncertainty, residual=residual
+    )
 
 
 def register_twin(twin: Twin, cloud: np.ndarray, **options: Any) -> Registration:
@@ -92,10 +114,13 @@ def register_twin(twin: Twin, cloud: np.ndarray, **options: Any) -> Registration
         Where its nodes are.
 
     Raises:
-        TwinError: if the twin has neither springs nor a chain of nodes.
+        TwinError: if the twin has neither springs nor a chain of nodes, or is of particles and is
+            to be bent.
         DataError: if the cloud cannot be used.
     """
     rest = twin.rest_position.astype(np.float64)
+    if twin.dynamics == "mpm":
+        return _register_particles(twin, rest, cloud, options)
     if twin.dynamics == "rod":
         node = np.arange(twin.node_count - 1)
         edges = np.stack([node, node + 1], axis=1)
@@ -117,6 +142,31 @@ def register_twin(twin: Twin, cloud: np.ndarray, **options: Any) -> Registration
     if "surface_mask" not in options and twin.dynamics != "rod" and len(twin.driven_index):
         options["surface_mask"] = _seen_mask(twin, rest)
     return register(rest, edges, length, cloud, kind=twin.kind, **options)
+
+
+def _register_particles(
+    twin: Twin, rest: np.ndarray, cloud: np.ndarray, options: dict[str, Any]
+) -> Registration:
+    """Rigidly: a body of particles has no springs that say how it bends."""
+    if options.pop("deform", False):
+        raise TwinError(
+            "deform=True of a body of particles",
+            where=f"twin {twin.name}: register",
+            expected="deform=False or None: it is placed rigidly",
+            fix="begin where the object has its rest shape",
+        )
+    options.setdefault("up", _up(twin))
+    points = rest
+    if "surface_position_m" in twin.parameters:  # particles lie inside of what cameras see
+        points = twin.parameters["surface_position_m"].astype(np.float64)
+        options.setdefault("surface_mask", np.ones(len(points), bool))
+    # Rigidly placed points need no springs; `register` takes those to the nearest one.
+    distance, near = cKDTree(points).query(points, k=2)
+    edges = np.stack([np.arange(len(points)), near[:, 1]], axis=1)
+    length = np.maximum(distance[:, 1], 1e-9)
+    found = register(points, edges, length, cloud, kind=twin.kind, deform=False, **options)
+    moved = apply_T(found.T_world_object, rest).astype(np.float32)
+    return dataclasses.replace(found, position=moved)
 
 
 def _up(twin: Twin) -> np.ndarray:

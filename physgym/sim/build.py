@@ -19,6 +19,7 @@ __all__ = ["build_solver", "network_of"]
 _NETWORK_SCALARS = ("stiffness_n", "dashpot_ns_per_m", "drag_per_s", "restitution", "friction")
 # What says how a network is gripped and seen, not how it moves by itself.
 _HANDLING = (
+    "bending_length_m",
     "grip_radius_m",
     "grip_neighbours",
     "grip_stiffness_ratio",
@@ -46,6 +47,10 @@ def build_solver(twin: Twin, *, worlds: int = 1, device: str = "auto", **options
     """
     if twin.dynamics == "spring_mass":
         return _spring_mass(twin, worlds, device, options)
+    if twin.dynamics == "mpm":
+        from physgym.sim.mpm.twins import solver_of_mpm
+
+        return solver_of_mpm(twin, worlds=worlds, device=device, **options)
     if twin.dynamics == "rod":
         from physgym.sim.rod import RodModel, RodParameters, RodSolver
 
@@ -61,7 +66,7 @@ def build_solver(twin: Twin, *, worlds: int = 1, device: str = "auto", **options
     raise TwinError(
         f"dynamics {twin.dynamics!r}",
         where=f"twin {twin.name}: twin.json, field dynamics",
-        expected="'rod' or 'spring_mass'",
+        expected="'mpm', 'rod' or 'spring_mass'",
         fix="reconstruct the twin with this version",
     )
 
@@ -96,6 +101,8 @@ def network_of(twin: Twin) -> tuple[SpringMassModel, SpringMassParameters]:
     try:
         gravity = values.pop("gravity_m_per_s2")
         edges, length = values.pop("springs"), values.pop("spring_rest_length_m")
+        # Springs of a sheet push or pull at rest; that is how it resists bending.
+        natural = np.array(length) * (1.0 + np.array(values.pop("spring_preload", 0.0)))
         ratio, mass_kg = values.pop("log_stiffness_ratio"), float(values.pop("mass_kg"))
         ground, collision = _contacts(values)
         one = {name: torch.tensor([float(values.pop(name))]) for name in _NETWORK_SCALARS}
@@ -114,7 +121,7 @@ def network_of(twin: Twin) -> tuple[SpringMassModel, SpringMassParameters]:
     free = max(1, twin.node_count - len(twin.driven_index))
     return model, SpringMassParameters(
         log_stiffness=one["stiffness_n"].log() + torch.as_tensor(np.array(ratio))[None],
-        rest_length_m=torch.as_tensor(np.array(length))[None],
+        rest_length_m=torch.as_tensor(natural)[None],
         dashpot_ns_per_m=one["dashpot_ns_per_m"][None],
         mass_kg=torch.full((1, twin.node_count), mass_kg / free),
         drag_per_s=one["drag_per_s"],

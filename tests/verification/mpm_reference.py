@@ -11,7 +11,7 @@ import numpy as np
 from physgym.sim.mpm import Box, Capsule, Condition, ElasticLaw, Plane, ReturnMap, Sphere
 
 EYE = np.eye(3)
-_OWN_SHAPE = ("friction", "stress_operator")
+_OWN_SHAPE = ("friction", "stress_operator", "plastic_operator")
 
 
 def svd(f):
@@ -51,14 +51,17 @@ def stress(law, f, grad_v, mu, lam, viscosity):
     return _diag(u, d, np.swapaxes(u, -1, -2))
 
 
-def project(kind, f, mu, lam, yield_stress, alpha, cohesion, viscosity, dt):
-    """Return map (..., 3, 3); parameters (...)."""
+def project(kind, f, mu, lam, yield_stress, alpha, cohesion, viscosity, dt, plastic=None):
+    """Return map (..., 3, 3); parameters (...); a plastic operator (..., 3, 3) or None."""
     if kind is ReturnMap.NONE:
         return f
     u, s, vt = svd(f)
     e = np.log(s)
     mean = e.mean(-1, keepdims=True)
     dev = e - mean
+    if plastic is not None:  # stretches come out of the decomposition largest first
+        dev = np.einsum("...ij,...j->...i", plastic, dev)
+        dev = dev - dev.mean(-1, keepdims=True)
     n = np.maximum(np.linalg.norm(dev, axis=-1), 1e-30)
     if kind is ReturnMap.VON_MISES:
         over = np.maximum(n - yield_stress / (2.0 * mu), 0.0)
@@ -141,7 +144,7 @@ def substep(model, c, x, v, f, affine, dt):
     else:
         f = project(
             material.return_map, trial, c["mu"], c["lam"], c["yield_stress"], c["alpha"],
-            c["cohesion"], c["viscosity"], dt,
+            c["cohesion"], c["viscosity"], dt, c["plastic"],
         )  # fmt: skip
     tau = stress(material.law, f, affine, c["mu"], c["lam"], c["viscosity"])
     if c["operator"] is not None:
@@ -201,6 +204,7 @@ def coefficients(model, values):
     heavy[model.driven_index] = model.driven_mass_factor
     return {
         "operator": values.get("stress_operator"),
+        "plastic": values.get("plastic_operator"),
         "mu": mu,
         "lam": lam,
         "yield_stress": get.get("yield_stress_pa", zero) * factor,

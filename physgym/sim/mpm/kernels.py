@@ -72,8 +72,10 @@ def deform(
     alpha: wp.array2d(dtype=float),
     cohesion: wp.array2d(dtype=float),
     viscosity: wp.array2d(dtype=float),
+    plastic: wp.array2d(dtype=wp.mat33),
     map_kind: int,
     fluid: int,
+    oriented: int,
     dt: float,
     key: wp.int64,
     # Out:
@@ -89,7 +91,9 @@ def deform(
     deformation_out[b, p] = return_map(
         map_kind,
         fluid,
+        oriented,
         f,
+        plastic[wp.min(b, plastic.shape[0] - 1), wp.min(p, plastic.shape[1] - 1)],
         _at(mu, b, p),
         _at(lam, b, p),
         _at(yield_stress, b, p),
@@ -136,9 +140,10 @@ def apply_operator(
     r = polar_rotation(deformation[b, p])
     m = wp.transpose(r) * tau[b, p] * r
     v = vec6(m[0, 0], m[1, 1], m[2, 2], m[0, 1], m[0, 2], m[1, 2])
-    u = linear[wp.min(b, linear.shape[0] - 1), wp.min(p, linear.shape[1] - 1)] * v
+    # The change alone is turned back, so that the identity leaves the bits of the stress.
+    u = linear[wp.min(b, linear.shape[0] - 1), wp.min(p, linear.shape[1] - 1)] * v - v
     made = wp.mat33(u[0], u[3], u[4], u[3], u[1], u[5], u[4], u[5], u[2])
-    tau_out[b, p] = r * made * wp.transpose(r)
+    tau_out[b, p] = tau[b, p] + r * made * wp.transpose(r)
 
 
 @wp.func

@@ -16,7 +16,7 @@ import torch
 
 from physgym.errors import DataError
 from physgym.sim.mpm.collider import Collider
-from physgym.sim.mpm.material import ElasticLaw, Material
+from physgym.sim.mpm.material import ElasticLaw, Material, ReturnMap
 
 __all__ = ["Coefficients", "MpmModel", "MpmParameters"]
 
@@ -126,6 +126,7 @@ class Coefficients(NamedTuple):
     mass: torch.Tensor  # (B or 1, P) [kg], driven particles with their factor
     friction: torch.Tensor  # (B or 1, max(K, 1)) Coulomb coefficients of the boundaries
     operator: torch.Tensor  # (B or 1, P or 1, 36) on the stress, or (1, 1, 1) where there is none
+    plastic: torch.Tensor  # (B or 1, P or 1, 9) on principal strains, or (1, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,9 @@ class MpmParameters:
             rotation R of F, ``R^T tau R`` as (xx, yy, zz, xy, xz, yz) is multiplied by it before
             the stress reaches the grid, shape (B or 1, P or 1, 6, 6). Where an adapter that is
             evaluated less often than every substep plugs in.
+        plastic_operator: M, or None: von Mises and Drucker-Prager measure the yield, and flow,
+            by ``dev(M d)`` instead of the deviator d of the principal Hencky strains, largest
+            first (MoSA, Eq. 9), shape (B or 1, P or 1, 3, 3). The volume is kept as without it.
     """
 
     young_pa: torch.Tensor = field(default_factory=lambda: _one(1e5))
@@ -163,6 +167,7 @@ class MpmParameters:
     friction: torch.Tensor = field(default_factory=lambda: _one(0.5))
     heterogeneity: torch.Tensor = field(default_factory=lambda: _one(1.0))
     stress_operator: torch.Tensor | None = None
+    plastic_operator: torch.Tensor | None = None
 
     @staticmethod
     def of(values: Mapping[str, float] | None = None, **more: float) -> MpmParameters:
@@ -211,7 +216,7 @@ class MpmParameters:
             DataError: naming the field, and the particle where there is one.
         """
         used = {*model.material.used, "friction", "heterogeneity"}
-        self._check_operator(model, worlds)
+        self._check_operators(model, worlds)
         for name in _RANGES:
             value = getattr(self, name).detach()
             columns = len(model.colliders) if name == "friction" else model.particle_count
@@ -239,18 +244,29 @@ class MpmParameters:
                     fix="keep the search inside the physical range, or fit its logarithm",
                 )
 
-    def _check_operator(self, model: MpmModel, worlds: int) -> None:
-        if self.stress_operator is None:
-            return
-        shape = tuple(self.stress_operator.shape)
-        fits = len(shape) == 4 and shape[0] in (1, worlds) and shape[2:] == (6, 6)
-        finite = bool(torch.isfinite(self.stress_operator.detach()).all())
-        if not fits or shape[1] not in (1, model.particle_count) or not finite:
+    def _check_operators(self, model: MpmModel, worlds: int) -> None:
+        for name, size in (("stress_operator", 6), ("plastic_operator", 3)):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            shape = tuple(value.shape)
+            fits = len(shape) == 4 and shape[0] in (1, worlds) and shape[2:] == (size, size)
+            finite = bool(torch.isfinite(value.detach()).all())
+            if not fits or shape[1] not in (1, model.particle_count) or not finite:
+                raise DataError(
+                    f"{name} has shape {shape} or values that are not finite",
+                    where=f"MpmParameters.{name}",
+                    expected=f"(1 or {worlds}, 1 or {model.particle_count}, {size}, {size}), "
+                    "finite",
+                    fix="give one matrix for all particles or one for each",
+                )
+        known = (ReturnMap.VON_MISES, ReturnMap.DRUCKER_PRAGER)
+        if self.plastic_operator is not None and model.material.return_map not in known:
             raise DataError(
-                f"stress_operator has shape {shape} or values that are not finite",
-                where="MpmParameters.stress_operator",
-                expected=f"(1 or {worlds}, 1 or {model.particle_count}, 6, 6), finite",
-                fix="give one 6 x 6 matrix for all particles or one for each",
+                f"a plastic_operator with the return map {model.material.return_map.value!r}",
+                where="MpmParameters.plastic_operator",
+                expected="von-mises or drucker-prager",
+                fix="leave the operator out, or choose another return map",
             )
 
     def coefficients(self, model: MpmModel) -> Coefficients:
@@ -276,8 +292,6 @@ class MpmParameters:
             model.driven_mass_factor
         )
         friction = self.friction.expand(-1, max(1, len(model.colliders)))
-        operator = self.stress_operator
-        operator = torch.zeros(1, 1, 1) if operator is None else operator.flatten(2)
         made = Coefficients(
             mu=mu,
             lam=lam,
@@ -287,9 +301,14 @@ class MpmParameters:
             viscosity=self.viscosity_pa_s,
             mass=self.density_kg_per_m3 * weight.to(self.density_kg_per_m3)[None],
             friction=friction,
-            operator=operator,
+            operator=_flat(self.stress_operator),
+            plastic=_flat(self.plastic_operator),
         )
         return Coefficients(*(c.to(torch.float32).contiguous() for c in made))
+
+
+def _flat(operator: torch.Tensor | None) -> torch.Tensor:
+    return torch.zeros(1, 1, 1) if operator is None else operator.flatten(2)
 
 
 _INF = math.inf

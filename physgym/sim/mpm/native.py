@@ -31,8 +31,8 @@ STEP = """
     int* count = slot + P;                 // [capacity + 1] particles up to each cell
     float* state = work.data;              // [NB][24][16]
     float* constant = state + (size_t)NB * ROWS * W;    // [NB][8][16]
-    float* operators = constant + (size_t)NB * NC * W;  // [NB][36][16]
-    float* spare_x = operators + (size_t)NB * NO * W;   // a state in the particles' own order
+    float* operators = constant + (size_t)NB * NC * W;  // [NB][NO + NP][16]
+    float* spare_x = operators + (size_t)NB * NA * W;   // a state in the particles' own order
     float* spare_v = spare_x + (size_t)P * 3;
     float* spare_i = spare_v + (size_t)P * 3;
     enum { MU, LAM, YIELD, ALPHA, COHESION, VISCOSITY, MASS, VOLUME };
@@ -107,8 +107,8 @@ STEP = """
                 float value = coef.data[(size_t)k * P + p];
                 constant[((size_t)b * NC + k) * W + l] = s >= P && k >= MASS ? 0.0f : value;
             }
-            for (int k = 0; k < NO; ++k)
-                operators[((size_t)b * NO + k) * W + l] = operator_.data[p * NO + k];
+            for (int k = 0; k < NA; ++k)
+                operators[((size_t)b * NA + k) * W + l] = operator_.data[p * NA + k];
         }
     };
     auto begin = [&](const float* x, const float* v, const float* in, float* to) APART -> bool {
@@ -120,7 +120,8 @@ STEP = """
     auto law_of = [&](int b) INLINE -> Law {
         const float* c = constant + (size_t)b * NC * W;
         return Law{ld(c + MU * W), ld(c + LAM * W), ld(c + YIELD * W), ld(c + ALPHA * W),
-                   ld(c + COHESION * W), ld(c + VISCOSITY * W)};
+                   ld(c + COHESION * W), ld(c + VISCOSITY * W),
+                   operators + ((size_t)b * NA + NO) * W};
     };
     // what a particle gives to the grid around it: m C - dt V (4/h^2) tau
     auto affine_of = [&](int b, const Mat& c, const Sym& tau, vf& m) INLINE -> Mat {
@@ -183,7 +184,7 @@ STEP = """
             Mat c = load_mat(q + 15 * W), f = trial(load_mat(q + 6 * W), c);
             Kept kept;
             Sym tau = material(f, c, law_of(b), bad, kept);
-            if (NO) tau = operate(operators + (size_t)b * NO * W, tau, f);
+            if (NO) tau = operate(operators + (size_t)b * NA * W, tau, f);
             store_mat(q + 6 * W, f);
             vf m;
             Mat a = affine_of(b, c, tau, m);
@@ -259,7 +260,15 @@ _FORWARD = """
 """
 
 
-def instantiate(source: str, *, law: int, return_map: int, operator: bool, step: str = "") -> str:
+def instantiate(
+    source: str,
+    *,
+    law: int,
+    return_map: int,
+    operator: bool,
+    plastic: bool = False,
+    step: str = "",
+) -> str:
     """Fill the compile-time constants into a body.
 
     Args:
@@ -267,6 +276,7 @@ def instantiate(source: str, *, law: int, return_map: int, operator: bool, step:
         law: `ElasticLaw.kernel_kind`.
         return_map: `ReturnMap.kernel_kind`.
         operator: whether a stress operator is applied.
+        plastic: whether a plastic operator is.
         step: attribute of the substep's function: "noinline" where it is called twice.
 
     Returns:
@@ -274,21 +284,22 @@ def instantiate(source: str, *, law: int, return_map: int, operator: bool, step:
     """
     body = source.replace("@LAW@", str(law)).replace("@MAP@", str(return_map))
     body = body.replace("@OPERATOR@", "36" if operator else "0")
+    body = body.replace("@PLASTIC@", "9" if plastic else "0")
     body = body.replace("@INLINE_STEP@", step and f"__attribute__(({step}))")
     return "{\n#pragma clang fp contract(fast)\n" + body + "}\n"
 
 
-def work_floats(particles: int, operator: bool) -> int:
+def work_floats(particles: int, operators: int) -> int:
     """Floats of working memory of the forward pass.
 
     Args:
         particles: P.
-        operator: whether a stress operator is applied.
+        operators: numbers of a particle's stress and plastic operator.
 
     Returns:
         Number of floats.
     """
-    return -(-particles // 16) * 16 * (ROWS + 8 + 36 * operator) + particles * ROWS
+    return -(-particles // 16) * 16 * (ROWS + 8 + operators) + particles * ROWS
 
 
 def work_ints(particles: int, capacity: int) -> int:
@@ -305,13 +316,14 @@ def work_ints(particles: int, capacity: int) -> int:
 
 
 @cache
-def forward_kernel(law: int, return_map: int, operator: bool) -> NativeKernel:
+def forward_kernel(law: int, return_map: int, operator: bool, plastic: bool) -> NativeKernel:
     """Kernel that runs all frames of one world.
 
     Args:
         law: `ElasticLaw.kernel_kind`.
         return_map: `ReturnMap.kernel_kind`.
         operator: whether a stress operator is applied.
+        plastic: whether a plastic operator is.
 
     Returns:
         The kernel; it writes the states after each frame behind the first.
@@ -319,7 +331,7 @@ def forward_kernel(law: int, return_map: int, operator: bool) -> NativeKernel:
     source = COMMON + MATERIAL + OPERATOR + TRANSFER + BOUNDARY + STEP + _FORWARD
     return NativeKernel(
         "mpm",
-        instantiate(source, law=law, return_map=return_map, operator=operator),
+        instantiate(source, law=law, return_map=return_map, operator=operator, plastic=plastic),
         ints=INTS,
         floats=FLOATS,
     )

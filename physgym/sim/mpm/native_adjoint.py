@@ -98,8 +98,8 @@ _TURN = """
     float* keep_v = keep + M * SZ;                // [M][NB][3][16] velocities from the grid
     float* adj = keep_v + (size_t)M * NB * 3 * W; // [NB][24][16]
     float* law_b = adj + SZ;                      // [NB][8][16] adjoints of the constants
-    float* op_b = law_b + (size_t)NB * NC * W;    // [NB][36][16] adjoints of the operators
-    float* raw = op_b + (size_t)NB * NO * W;      // adjoint in the particles' own order
+    float* op_b = law_b + (size_t)NB * NC * W;    // [NB][NO + NP][16] adjoints of the operators
+    float* raw = op_b + (size_t)NB * NA * W;      // adjoint in the particles' own order
     const size_t GZ = (size_t)capacity * 4;
     float* moved = grid.data + GZ;                // velocities after contact
     float* before = grid.data + 2 * GZ;           // [M or 1] mass and velocity before contact
@@ -163,7 +163,7 @@ _TURN = """
             Law law = law_of(b);
             Kept kept;
             Sym prior = material(after, c, law, bad, kept), tau = prior;
-            if (NO) tau = operate(operators + (size_t)b * NO * W, prior, after);
+            if (NO) tau = operate(operators + (size_t)b * NA * W, prior, after);
             vf m;
             Mat a = affine_of(b, c, tau, m);
             vf v[3], vb[3], push[3], sum[3], node_m;
@@ -202,10 +202,11 @@ _TURN = """
             Mat tb, grad_b;
 #pragma unroll
             for (int i = 0; i < 9; ++i) { tb.a[i] = s4 * mom.a[i]; grad_b.a[i] = m * mom.a[i]; }
-            LawBar lb{(vf)0.0f, (vf)0.0f, (vf)0.0f, (vf)0.0f, (vf)0.0f, (vf)0.0f};
+            LawBar lb{(vf)0.0f, (vf)0.0f, (vf)0.0f, (vf)0.0f, (vf)0.0f, (vf)0.0f,
+                      op_b + ((size_t)b * NA + NO) * W};
             Mat fb = load_mat(g + 6 * W);
-            if (NO) operate_adjoint(operators + (size_t)b * NO * W, prior, after, tb, fb,
-                                    op_b + (size_t)b * NO * W);
+            if (NO) operate_adjoint(operators + (size_t)b * NA * W, prior, after, tb, fb,
+                                    op_b + (size_t)b * NA * W);
             fb = material_adjoint(kept, ft, c, law, tb, fb, grad_b, lb);
             Mat more = mul_t(fb, f), back = t_mul(c, fb);
 #pragma unroll
@@ -223,9 +224,9 @@ _TURN = """
         for (int s = 0; s < P; ++s) for (int k = 0; k < MASS + 1; ++k)
             grad_coef.data[(size_t)k * P + order[s]] +=
                 law_b[((size_t)(s / W) * NC + k) * W + s % W];
-        for (int s = 0; s < P; ++s) for (int k = 0; k < NO; ++k)
-            grad_operator.data[(size_t)order[s] * NO + k] +=
-                op_b[((size_t)(s / W) * NO + k) * W + s % W];
+        for (int s = 0; s < P; ++s) for (int k = 0; k < NA; ++k)
+            grad_operator.data[(size_t)order[s] * NA + k] +=
+                op_b[((size_t)(s / W) * NA + k) * W + s % W];
     };
     auto start_piece = [&](int f, int g) -> bool {
         const float* x = starts + g * RAW;
@@ -264,7 +265,7 @@ _DRIVER = """
             else load_rows(raw, raw + (size_t)P * 3, raw + (size_t)P * 6, adj);
             for (int s = P; s < NB * W; ++s) for (int k = 0; k < ROWS; ++k)
                 adj[((size_t)(s / W) * ROWS + k) * W + s % W] = 0.0f;   // padding
-            __builtin_memset(law_b, 0, (size_t)NB * (NC + NO) * W * sizeof(float));
+            __builtin_memset(law_b, 0, (size_t)NB * (NC + NA) * W * sizeof(float));
             for (int s = some - 1; s >= 0; --s) {
                 float* velocity = keep_v + (size_t)s * NB * 3 * W;
                 if (!keeps) {
@@ -288,14 +289,14 @@ _DRIVER = """
 """
 
 
-def adjoint_floats(particles: int, substeps: int, period: int, operator: bool) -> int:
+def adjoint_floats(particles: int, substeps: int, period: int, operators: int) -> int:
     """Floats of working memory of the backward pass.
 
     Args:
         particles: P.
         substeps: substeps in a frame.
         period: substeps between sorts.
-        operator: whether a stress operator is applied.
+        operators: numbers of a particle's stress and plastic operator.
 
     Returns:
         Number of floats.
@@ -304,27 +305,35 @@ def adjoint_floats(particles: int, substeps: int, period: int, operator: bool) -
     kept = min(period, substeps)
     pieces = -(-substeps // period)
     return (
-        work_floats(particles, operator)
+        work_floats(particles, operators)
         + (pieces + 1) * particles * ROWS
-        + slots * (kept * (ROWS + 3) + ROWS + 8 + 36 * operator)
+        + slots * (kept * (ROWS + 3) + ROWS + 8 + operators)
     )
 
 
 @cache
-def adjoint_kernel(law: int, return_map: int, operator: bool) -> NativeKernel:
+def adjoint_kernel(law: int, return_map: int, operator: bool, plastic: bool) -> NativeKernel:
     """Kernel that walks all frames of one world backwards.
 
     Args:
         law: `ElasticLaw.kernel_kind`.
         return_map: `ReturnMap.kernel_kind`.
         operator: whether a stress operator is applied.
+        plastic: whether a plastic operator is.
 
     Returns:
         The kernel.
     """
     material = MATERIAL + OPERATOR + MATERIAL_ADJOINT + OPERATOR_ADJOINT
     source = COMMON + material + TRANSFER + BOUNDARY + STEP + _GRID + _TURN + _DRIVER
-    body = instantiate(source, law=law, return_map=return_map, operator=operator, step="noinline")
+    body = instantiate(
+        source,
+        law=law,
+        return_map=return_map,
+        operator=operator,
+        plastic=plastic,
+        step="noinline",
+    )
     grads = (
         "grad_x", "grad_v", "grad_i", "grad_coef", "grad_operator", "grad_friction", "grad_driven",
     )  # fmt: skip

@@ -14,6 +14,8 @@ COMMON = """
     constexpr float MIN_MASS = 1.0e-25f;   // lighter nodes are empty: their weights are as small
     constexpr int W = 16, LAW = @LAW@, MAP = @MAP@, ROWS = 24, NC = 8;
     constexpr int NO = @OPERATOR@;   // numbers of the stress operator: 36, or 0
+    constexpr int NP = @PLASTIC@;    // numbers of the plastic operator: 9, or 0
+    constexpr int NA = NO + NP;
     typedef float vf __attribute__((ext_vector_type(16)));
     typedef float vfu __attribute__((ext_vector_type(16), aligned(4)));
     typedef int vi __attribute__((ext_vector_type(16)));

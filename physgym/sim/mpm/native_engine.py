@@ -25,6 +25,7 @@ SORT_PERIOD = 32  # substeps; at most 64, see native_adjoint
 KEPT_GRID_BYTES = 256 * 2**20  # more are made again: a tenth slower, of a body that spreads far
 _FRICTION = Coefficients._fields.index("friction")
 _OPERATOR = Coefficients._fields.index("operator")
+_PLASTIC = Coefficients._fields.index("plastic")
 
 
 class NativeEngine:
@@ -60,8 +61,8 @@ class NativeEngine:
             made[:, 0] = given
         if plan.frames == 0:
             return states
-        operator = coefficients[_OPERATOR].shape[-1] == 36
-        kernel = native.forward_kernel(*self._kinds, operator)
+        sizes = _operator_sizes(coefficients)
+        kernel = native.forward_kernel(*self._kinds, *map(bool, sizes))
         records, samples = _stack(tables)
         status = np.zeros((self.worlds, 4), np.int64)
 
@@ -71,7 +72,7 @@ class NativeEngine:
             while True:
                 arrays["ci"] = _ints(self._scalars(plan, frame))
                 arrays |= self._room(
-                    native.work_floats(self.node_count, operator), 4 * self._capacity()
+                    native.work_floats(self.node_count, sum(sizes)), 4 * self._capacity()
                 )
                 kernel.launch(arrays)
                 found = arrays["status"].numpy().copy()
@@ -107,11 +108,11 @@ class NativeEngine:
         )
         if plan.frames == 0:
             return made._replace(start=Particles(*(g[:, 0] for g in grads)))
-        operator = coefficients[_OPERATOR].shape[-1] == 36
-        kernel = native_adjoint.adjoint_kernel(*self._kinds, operator)
+        sizes = _operator_sizes(coefficients)
+        kernel = native_adjoint.adjoint_kernel(*self._kinds, *map(bool, sizes))
         records, samples = _stack(tables)
         floats = native_adjoint.adjoint_floats(
-            self.node_count, plan.substeps, SORT_PERIOD, operator
+            self.node_count, plan.substeps, SORT_PERIOD, sum(sizes)
         )
         status = np.zeros((self.worlds, 4), np.int64)
 
@@ -127,7 +128,7 @@ class NativeEngine:
                     "grad_v": grads.velocity[world].clone(),
                     "grad_i": grads.internal[world].clone(),
                     "grad_coef": torch.zeros(_FRICTION, self.node_count),
-                    "grad_operator": torch.zeros(each[0], coefficients[_OPERATOR].shape[-1]),
+                    "grad_operator": torch.zeros(each[0], sum(sizes)),
                     "grad_friction": torch.zeros(coefficients[_FRICTION].shape[1]),
                     "grad_driven": torch.zeros(driven.shape[1:]),
                 }
@@ -145,7 +146,10 @@ class NativeEngine:
             for to, row in zip(made.coefficients, sums["grad_coef"]):
                 to[world] = row
             made.coefficients[_FRICTION][world] = sums["grad_friction"]
-            made.coefficients[_OPERATOR][world] = sums["grad_operator"]
+            parts = sums["grad_operator"].split(sizes, dim=-1)
+            for index, part in zip((_OPERATOR, _PLASTIC), parts):
+                if part.shape[-1]:
+                    made.coefficients[index][world] = part
 
         self._map(run)
         self._raise(plan, status, states, coefficients)
@@ -198,7 +202,7 @@ class NativeEngine:
             "internals": _floats(states.internal[world]),
             "cf": self._reals(plan),
             "coef": _floats(coef),
-            "operator_": _floats(c.operator.expand(self.node_count, -1)),
+            "operator_": _floats(self._operators(coefficients, world)),
             "friction": _floats(c.friction),
             "driven": _floats(driven[world].detach()),
             "driven_index": self._driven,
@@ -206,6 +210,17 @@ class NativeEngine:
             "samples": _floats(torch.from_numpy(samples)),
             "status": wp.zeros(4, dtype=wp.int32, device="cpu"),
         }
+
+    def _operators(self, coefficients: Sequence[torch.Tensor], world: int) -> torch.Tensor:
+        """Stress and plastic operator of every particle, side by side, (P, 0, 9, 36 or 45)."""
+        sizes = _operator_sizes(coefficients)
+        return torch.cat(
+            [
+                _row(coefficients[index].detach(), world).expand(self.node_count, -1)[:, :size]
+                for index, size in zip((_OPERATOR, _PLASTIC), sizes)
+            ],
+            dim=1,
+        )
 
     def _scalars(self, plan: Plan, first_frame: int) -> np.ndarray:
         driven, colliders = len(self.model.driven_index), len(self.model.colliders)
@@ -257,6 +272,12 @@ class NativeEngine:
 def _stack(tables: Sequence[ColliderTable]) -> tuple[np.ndarray, np.ndarray]:
     """Records of all frames, (B or 1, frames, n, K, 25), and the meshes' samples."""
     return np.stack([t.records for t in tables], axis=1), tables[0].samples
+
+
+def _operator_sizes(coefficients: Sequence[torch.Tensor]) -> list[int]:
+    """Numbers of a particle's stress and of its plastic operator; 0 where there is none."""
+    sizes = (coefficients[index].shape[-1] for index in (_OPERATOR, _PLASTIC))
+    return [size if size > 1 else 0 for size in sizes]
 
 
 def _row(value: torch.Tensor, world: int) -> torch.Tensor:

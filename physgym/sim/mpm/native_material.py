@@ -10,9 +10,10 @@ __all__ = ["MATERIAL"]
 
 MATERIAL = """
     struct Eigen { Mat n; vf l[3]; };
-    struct Law { vf mu, lam, yield, alpha, cohesion, viscosity; };
-    // What the plastic projection made of the Hencky strain e: e' = keep dev(e) + mean'.
-    struct Flow { vf e[3], dev[3], norm, mean, mean_new, keep, made[3]; };
+    struct Law { vf mu, lam, yield, alpha, cohesion, viscosity; const float* plastic; };
+    // What the plastic projection made of the Hencky strain e: e' = keep dev(e) + mean', or with
+    // a plastic operator M and star = dev(M dev(e)): e' = e - (1 - keep) star.
+    struct Flow { vf e[3], dev[3], star[3], norm, mean, mean_new, keep, made[3]; vi open; };
 
     // What the adjoint needs from the forward evaluation.
     struct Kept { Eigen g; Flow s; Mat f, cof, r; vf j; vi moved; };
@@ -53,6 +54,20 @@ MATERIAL = """
         g.l[0] = d[0]; g.l[1] = d[1]; g.l[2] = d[2];
         return g;
     };
+    // largest first, as a plastic operator counts them
+    auto sort_eigen = [&](Eigen& g) INLINE {
+        auto order = [&](int p, int q) INLINE {
+            vi swap = g.l[q] > g.l[p];
+            vf x = g.l[p], y = g.l[q];
+            g.l[p] = swap ? y : x; g.l[q] = swap ? x : y;
+#pragma unroll
+            for (int i = 0; i < 3; ++i) {
+                vf u = g.n.a[3 * i + p], v = g.n.a[3 * i + q];
+                g.n.a[3 * i + p] = swap ? v : u; g.n.a[3 * i + q] = swap ? u : v;
+            }
+        };
+        order(0, 1); order(1, 2); order(0, 1);
+    };
     // n diag(d) n^T
     auto assemble = [&](const Mat& q, vf d0, vf d1, vf d2) INLINE -> Sym {
         const vf* a = q.a;
@@ -69,16 +84,31 @@ MATERIAL = """
         s.mean = (s.e[0] + s.e[1] + s.e[2]) * (1.0f / 3.0f);
 #pragma unroll
         for (int i = 0; i < 3; ++i) s.dev[i] = s.e[i] - s.mean;
-        s.norm = vsqrt(fma(s.dev[0], s.dev[0],
-            fma(s.dev[1], s.dev[1], fma(s.dev[2], s.dev[2], (vf)1.0e-20f))));
+#pragma unroll
+        for (int i = 0; i < 3; ++i) s.star[i] = s.dev[i];
+        if (NP) {
+#pragma unroll
+            for (int i = 0; i < 3; ++i) {
+                const float* m = c.plastic + 3 * i * W;
+                s.star[i] = fma(ld(m), s.dev[0],
+                                fma(ld(m + W), s.dev[1], ld(m + 2 * W) * s.dev[2]));
+            }
+            vf middle = (s.star[0] + s.star[1] + s.star[2]) * (1.0f / 3.0f);
+#pragma unroll
+            for (int i = 0; i < 3; ++i) s.star[i] -= middle;
+        }
+        s.norm = vsqrt(fma(s.star[0], s.star[0],
+            fma(s.star[1], s.star[1], fma(s.star[2], s.star[2], (vf)1.0e-20f))));
         s.keep = (vf)1.0f;
         s.mean_new = s.mean;
+        s.open = (vi)0;
         if (MAP == 1) s.keep = vmin((vf)1.0f, c.yield / (2.0f * c.mu * s.norm));
         if (MAP == 2) {
             vf t = 3.0f * (s.mean - c.cohesion);
             vf shear = -(1.0f + 1.5f * c.lam / c.mu) * t * c.alpha / s.norm;
-            s.keep = t >= 0.0f ? (vf)0.0f : vmin((vf)1.0f, shear);
-            s.mean_new = t >= 0.0f ? c.cohesion : s.mean;
+            s.open = t >= 0.0f;
+            s.keep = s.open ? (vf)0.0f : vmin((vf)1.0f, shear);
+            s.mean_new = s.open ? c.cohesion : s.mean;
         }
         if (MAP == 3) {
             vf size = 2.0f * c.mu * s.norm, limit = 0.8164965809277260f * c.yield;
@@ -87,7 +117,10 @@ MATERIAL = """
             s.keep = size > limit ? 1.0f - (1.0f - limit / size) / slow : (vf)1.0f;
         }
 #pragma unroll
-        for (int i = 0; i < 3; ++i) s.made[i] = fma(s.keep, s.dev[i], s.mean_new);
+        for (int i = 0; i < 3; ++i) {
+            s.made[i] = fma(s.keep, s.dev[i], s.mean_new);
+            if (NP) s.made[i] = s.open ? s.mean_new : fma(s.keep - 1.0f, s.star[i], s.e[i]);
+        }
         return s;
     };
     auto polar = [&](const Mat& f) INLINE -> Mat {
@@ -133,6 +166,7 @@ MATERIAL = """
         bad |= ~(j > 0.0f);
         if (LAW == 3 || MAP > 0) {
             Eigen g = jacobi(square(f));
+            if (NP) sort_eigen(g);
             Flow s = flow(g, c);
             vi moved = (s.keep < 1.0f) | (s.mean_new != s.mean);
             kept.g = g; kept.s = s; kept.moved = moved;

@@ -9,7 +9,7 @@ from __future__ import annotations
 __all__ = ["MATERIAL_ADJOINT"]
 
 MATERIAL_ADJOINT = """
-    struct LawBar { vf mu, lam, yield, alpha, cohesion, viscosity; };
+    struct LawBar { vf mu, lam, yield, alpha, cohesion, viscosity; float* plastic; };
 
     // n^T s n and n s n^T of symmetric matrices
     auto into = [&](const Sym& s, const Mat& n) INLINE -> Sym {
@@ -111,8 +111,8 @@ MATERIAL_ADJOINT = """
         out.lam += k.j * (k.j - 1.0f) * tr;
     };
     // Adjoint of keep and mean' by what they depend on; adds to the diagonal of H's adjoint.
-    auto flow_adjoint = [&](const Kept& k, const Law& c, vf keep_b, vf mean_b, Sym& hb, vf& trace_b,
-                            LawBar& out) INLINE {
+    auto flow_adjoint = [&](const Kept& k, const Law& c, vf keep_b, vf mean_b, vf* star_b, Sym& hb,
+                            vf& trace_b, LawBar& out) INLINE {
         const Flow& s = k.s;
         const vf zero = (vf)0.0f;
         vf norm_b = zero, slope = keep_b / s.norm;
@@ -148,9 +148,29 @@ MATERIAL_ADJOINT = """
             trace_b = -slow_b * (slow - 1.0f) / trace;
         }
         vf unit = norm_b / s.norm, third = mean_b * (1.0f / 3.0f);
-        hb.xx += fma(unit, s.dev[0], third);
-        hb.yy += fma(unit, s.dev[1], third);
-        hb.zz += fma(unit, s.dev[2], third);
+        hb.xx += third; hb.yy += third; hb.zz += third;
+        if (!NP) {
+            hb.xx = fma(unit, s.dev[0], hb.xx);
+            hb.yy = fma(unit, s.dev[1], hb.yy);
+            hb.zz = fma(unit, s.dev[2], hb.zz);
+            return;
+        }
+#pragma unroll
+        for (int i = 0; i < 3; ++i) star_b[i] = fma(unit, s.star[i], star_b[i]);
+        vf middle = (star_b[0] + star_b[1] + star_b[2]) * (1.0f / 3.0f), back[3];
+#pragma unroll
+        for (int i = 0; i < 3; ++i) star_b[i] -= middle;
+#pragma unroll
+        for (int j = 0; j < 3; ++j) {
+            back[j] = zero;
+#pragma unroll
+            for (int i = 0; i < 3; ++i) {
+                back[j] = fma(ld(c.plastic + (3 * i + j) * W), star_b[i], back[j]);
+                add(out.plastic + (3 * i + j) * W, star_b[i] * s.dev[j]);
+            }
+        }
+        middle = (back[0] + back[1] + back[2]) * (1.0f / 3.0f);
+        hb.xx += back[0] - middle; hb.yy += back[1] - middle; hb.zz += back[2] - middle;
     };
     // From the adjoints of stress t and of the deformation after the return map fb: that of the
     // trial deformation. `ft` is the trial deformation.
@@ -206,11 +226,29 @@ MATERIAL_ADJOINT = """
 #pragma unroll
             for (int i = 0; i < 9; ++i) made.a[i] = k.moved ? next.a[i] : fb.a[i];
             vf mean_b = hb.xx + hb.yy + hb.zz, third = mean_b * (1.0f / 3.0f);
-            vf keep_b = fma(hb.xx, s.dev[0], fma(hb.yy, s.dev[1], hb.zz * s.dev[2]));
+            vf keep_b = fma(hb.xx, s.star[0], fma(hb.yy, s.star[1], hb.zz * s.star[2]));
             Sym own{fma(s.keep, hb.xx - third, -xb.xx), fma(s.keep, hb.yy - third, -xb.yy),
                     fma(s.keep, hb.zz - third, -xb.zz), fma(s.keep, hb.xy, -xb.xy),
                     fma(s.keep, hb.xz, -xb.xz), fma(s.keep, hb.yz, -xb.yz)};
-            flow_adjoint(k, c, keep_b, mean_b, own, trace_b, out);
+            vf star_b[3] = {zero, zero, zero};
+            if (NP) {
+                vf shift = s.keep - 1.0f;
+                auto part = [&](vf full, vf moved) INLINE -> vf {
+                    return s.open ? -moved : full - moved;
+                };
+                auto slope = [&](int i, int j) INLINE -> vf {  // of a sorted map, floored
+                    return (s.star[i] - s.star[j]) / vmax(s.e[i] - s.e[j], (vf)1.0e-4f);
+                };
+                own = Sym{part(hb.xx - third, xb.xx), part(hb.yy - third, xb.yy),
+                          part(hb.zz - third, xb.zz),
+                          part(fma(hb.xy * shift, slope(0, 1), hb.xy), xb.xy),
+                          part(fma(hb.xz * shift, slope(0, 2), hb.xz), xb.xz),
+                          part(fma(hb.yz * shift, slope(1, 2), hb.yz), xb.yz)};
+                star_b[0] = s.open ? zero : shift * hb.xx;
+                star_b[1] = s.open ? zero : shift * hb.yy;
+                star_b[2] = s.open ? zero : shift * hb.zz;
+            }
+            flow_adjoint(k, c, keep_b, mean_b, star_b, own, trace_b, out);
             hb = own;
         }
         vf l[3];

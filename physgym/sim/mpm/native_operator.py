@@ -1,8 +1,9 @@
 """C++ of the linear stress operator for sixteen particles, and its adjoint; see `kernels`.
 
-``tau' = R mat(G vec(R^T tau R)) R^T`` with the polar rotation R of F and the order xx, yy, zz, xy,
-xz, yz. With the adjoint T of tau' (symmetric) and those of the two matrices in the matter's frame,
-``M'`` and ``M``, the adjoint of R is ``2 (T R M' + tau R Mbar)``.
+``tau' = tau + R mat((G - I) vec(R^T tau R)) R^T`` with the polar rotation R of F and the order xx,
+yy, zz, xy, xz, yz; so G = I leaves the bits of tau. With the adjoint T of tau' (symmetric) and
+those of the two matrices in the matter's frame, ``M'`` and ``M``, the adjoint of R is
+``2 (T R M' + tau R Mbar)``.
 """
 
 from __future__ import annotations
@@ -18,20 +19,23 @@ OPERATOR = """
         Mat m = mul_t(mul(r, sym(s)), r);
         return Sym{m.a[0], m.a[4], m.a[8], m.a[1], m.a[2], m.a[5]};
     };
-    auto times = [&](const float* g, const Sym& v) INLINE -> Sym {      // rows of 6, 16 lanes
+    auto change = [&](const float* g, const Sym& v) INLINE -> Sym {     // (G - I) v; 16 lanes
         const vf in[6] = {v.xx, v.yy, v.zz, v.xy, v.xz, v.yz};
         vf out[6];
 #pragma unroll
         for (int i = 0; i < 6; ++i) {
-            out[i] = ld(g + 6 * i * W) * in[0];
+            out[i] = -in[i];
 #pragma unroll
-            for (int j = 1; j < 6; ++j) out[i] = fma(ld(g + (6 * i + j) * W), in[j], out[i]);
+            for (int j = 0; j < 6; ++j) out[i] = fma(ld(g + (6 * i + j) * W), in[j], out[i]);
         }
         return Sym{out[0], out[1], out[2], out[3], out[4], out[5]};
     };
+    auto plus = [&](const Sym& a, const Sym& b) INLINE -> Sym {
+        return Sym{a.xx + b.xx, a.yy + b.yy, a.zz + b.zz, a.xy + b.xy, a.xz + b.xz, a.yz + b.yz};
+    };
     auto operate = [&](const float* g, const Sym& tau, const Mat& f) INLINE -> Sym {
         Mat r = polar(f);
-        return from_frame(times(g, into_frame(tau, r)), r);
+        return plus(tau, from_frame(change(g, into_frame(tau, r)), r));
     };
 """
 
@@ -41,13 +45,14 @@ OPERATOR_ADJOINT = """
     auto operate_adjoint = [&](const float* g, const Sym& tau, const Mat& f, Mat& t, Mat& fb,
                                float* gb) INLINE {
         Mat r = polar(f);
-        Sym m = into_frame(tau, r), made = times(g, m), tb = into_frame(symmetric(t), r);
+        Sym given = symmetric(t), m = into_frame(tau, r), made = change(g, m);
+        Sym tb = into_frame(given, r);
         const vf out[6] = {tb.xx, tb.yy, tb.zz, 2.0f * tb.xy, 2.0f * tb.xz, 2.0f * tb.yz};
         const vf in[6] = {m.xx, m.yy, m.zz, m.xy, m.xz, m.yz};
         vf mb[6];
 #pragma unroll
         for (int j = 0; j < 6; ++j) {
-            mb[j] = (vf)0.0f;
+            mb[j] = -out[j];
 #pragma unroll
             for (int i = 0; i < 6; ++i) {
                 mb[j] = fma(ld(g + (6 * i + j) * W), out[i], mb[j]);
@@ -62,6 +67,6 @@ OPERATOR_ADJOINT = """
         Mat turn = polar_adjoint(r, f, q);
 #pragma unroll
         for (int i = 0; i < 9; ++i) fb.a[i] += turn.a[i];
-        t = sym(from_frame(before, r));
+        t = sym(plus(given, from_frame(before, r)));
     };
 """

@@ -61,6 +61,7 @@ class PlainEngine:
         self._slot = wp.array(slot, dtype=int, device=device)
         self._volume = wp.array(model.volume_m3, dtype=float, device=device)
         self._shape = (worlds, model.particle_count)
+        self._isotropic = wp.zeros((1, 1), dtype=wp.mat33, device=device)  # is not read
         self._grad = False  # arrays get adjoints while a backward pass runs
         self._status = wp.zeros((worlds, 3), dtype=wp.int64, device=device)
 
@@ -225,7 +226,9 @@ class PlainEngine:
             self._shape,
             [
                 f_in, affine, c.mu, c.lam, c.yield_stress, c.alpha, c.cohesion, c.viscosity,
-                material.return_map.kernel_kind, fluid, plan.substep_s, self._key(substep),
+                self._isotropic if c.plastic is None else c.plastic,
+                material.return_map.kernel_kind, fluid, int(c.plastic is not None),
+                plan.substep_s, self._key(substep),
             ],
             [f, self._status],
         )  # fmt: skip
@@ -311,10 +314,12 @@ class PlainEngine:
         margin: int,
     ) -> _Frame:
         self._synchronize()
-        *scalars, operator = (c.detach().clone() for c in coefficients[:_COUNT])
+        *scalars, operator, plastic = (c.detach().clone() for c in coefficients[:_COUNT])
         arrays: list[Any] = [wp.from_torch(c, requires_grad=self._grad) for c in scalars]
-        used = operator.shape[-1] == 36
-        arrays.append(self._array(operator.unflatten(-1, (6, 6)), kernels.mat66) if used else None)
+        for value, size, dtype in ((operator, 6, kernels.mat66), (plastic, 3, wp.mat33)):
+            used = value.shape[-1] == size * size
+            made = self._array(value.unflatten(-1, (size, size)), dtype) if used else None
+            arrays.append(made)
         given = Coefficients(*arrays)
         control = [self._array(driven[:, f].detach().clone(), wp.vec3) for f in (frame, frame + 1)]
         reach = here.position.detach()

@@ -13,7 +13,7 @@ import torch
 
 from physgym.errors import DataError
 from physgym.sim.device import resolve_device
-from physgym.sim.model import State
+from physgym.sim.model import State, check_finite
 from physgym.sim.mpm.collider import ColliderTable, collider_table, rest_poses
 from physgym.sim.mpm.model import MpmModel, MpmParameters
 from physgym.sim.mpm.plain import PlainEngine
@@ -150,7 +150,7 @@ class MpmSolver:
         if value.dim() == 2:
             value = value.expand(self.worlds, *value.shape)
         width = 9 if name == "deformation" else 3
-        _check_finite(value, (self.worlds, self.node_count, width), name)
+        check_finite(value, (self.worlds, self.node_count, width), name)
         return value
 
     def plan(
@@ -215,7 +215,7 @@ class MpmSolver:
             parameters.check(self.model, self.worlds)
         driven = torch.as_tensor(driven, dtype=torch.float32, device=self.device)
         frames = driven.shape[1] if driven.dim() == 4 else 0
-        _check_finite(driven, (self.worlds, max(frames, 1), len(self.driven_index), 3), "driven")
+        check_finite(driven, (self.worlds, max(frames, 1), len(self.driven_index), 3), "driven")
         start = self._particles(state)
         if len(self.driven_index):
             moved = start.position.index_copy(1, self.driven_index, driven[:, 0])
@@ -260,7 +260,7 @@ class MpmSolver:
         with torch.no_grad():
             start = state_in.position[:, self.driven_index]
             end = torch.as_tensor(driven, dtype=torch.float32, device=self.device)
-            _check_finite(end, tuple(start.shape), "driven")
+            check_finite(end, tuple(start.shape), "driven")
             path = torch.stack([start, end], dim=1)
             final = self.rollout(state_in, path, dt_s, collider_poses=collider_poses).final
         state_out.position, state_out.velocity, state_out.internal = (
@@ -271,14 +271,14 @@ class MpmSolver:
 
     def _particles(self, state: State) -> Particles:
         internal = state.internal.float()
-        _check_finite(internal, (self.worlds, self.node_count * INTERNAL), "state.internal")
+        check_finite(internal, (self.worlds, self.node_count * INTERNAL), "state.internal")
         made = Particles(
             state.position.float(),
             state.velocity.float(),
             internal.unflatten(1, (self.node_count, INTERNAL)),
         )
         for name, value in (("position", made.position), ("velocity", made.velocity)):
-            _check_finite(value, (self.worlds, self.node_count, 3), f"state.{name}")
+            check_finite(value, (self.worlds, self.node_count, 3), f"state.{name}")
         return made
 
     def _poses(self, given: Any, frames: int) -> np.ndarray:
@@ -340,22 +340,3 @@ class MpmSolver:
         if bool(out.any()):
             world, frame, particle = (int(i) for i in out.nonzero()[0])
             raise_left(self.model, world, particle, max(frame - 1, 0), plan)
-
-
-def _check_finite(value: torch.Tensor, shape: tuple[int, ...], name: str) -> None:
-    if tuple(value.shape) != shape:
-        raise DataError(
-            f"{name} has shape {tuple(value.shape)}",
-            where=name,
-            expected=f"{shape}",
-            fix="batch axes come first: (B, P, 3) for states, (B, T, D, 3) for driven points",
-        )
-    finite = torch.isfinite(value.detach())
-    if not bool(finite.all()):
-        at = tuple(int(i) for i in (~finite).nonzero()[0])
-        raise DataError(
-            f"{name} has values that are not finite",
-            where=f"{name}[{', '.join(map(str, at))}]",
-            expected="finite numbers",
-            fix="fill or mask missing samples before simulating",
-        )

@@ -101,7 +101,7 @@ def test_summary_names_parameters_with_their_uncertainty() -> None:
     ("changes", "field"),
     [
         ({"kind": "gas"}, "kind"),
-        ({"dynamics": "mpm"}, "dynamics"),
+        ({"dynamics": "fluid"}, "dynamics"),
         ({"name": ""}, "name"),
         ({"rest_position": np.zeros((4, 2))}, "rest_position"),
         ({"rest_position": [[0.0, 0.0, np.nan]]}, "rest_position"),
