@@ -82,7 +82,10 @@ class _Adam:
         self.weight = problem.weights([0])
         self.theta = torch.tensor(start.theta, dtype=torch.float64, requires_grad=True)
         self.offset = torch.tensor(start.log_offset, dtype=torch.float64, requires_grad=True)
-        self.own = torch.as_tensor(problem.grip_of_spring(self.topology.edges) < 0).double()
+        own = problem.grip_of_spring(self.topology.edges) < 0
+        if self.topology.strut is not None:
+            own = own & ~self.topology.strut
+        self.own = torch.as_tensor(own).double()
         self.optimiser = torch.optim.Adam(
             [self.theta, self.offset], lr=_LEARNING_RATE, betas=_BETAS
         )
@@ -129,7 +132,10 @@ class _Adam:
         return True
 
     def _offset(self) -> torch.Tensor:
-        """A grip's springs stay alike, so that another grip of the object is known."""
+        """A grip's springs stay alike, so that another grip of the object is known.
+
+        So do the struts of a sheet, or it would no longer be flat by itself.
+        """
         return self.offset * self.own
 
     def _error(self, rolled: Rolled) -> torch.Tensor:

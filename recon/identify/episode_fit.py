@@ -267,19 +267,19 @@ def _make_twin(job: _Job, perception: Perception, stop: int, name: str) -> Twin:
     own = problem.grip_of_spring(topology.edges) < 0
     edges, length = topology.edges[own], topology.rest_length_m[own]
     values = {k: np.array(v[0]) for k, v in _scalars(problem, topology, dense.theta).items()}
-    shape = float(values["length_exponent"])
     given = problem.parameters(
         {k: torch.as_tensor(v)[None] for k, v in values.items()},
         topology,
         torch.as_tensor(dense.log_offset),
     )
-    natural = problem.settled(given, topology).rest_length_m
+    natural = problem.settled(given, topology).rest_length_m[0].numpy()[own]
+    log_stiffness = given.log_stiffness[0].numpy()[own]
     values.pop("straightness", None)
     key = problem.topology_key(job.theta)
     parameters: dict[str, Any] = values | {
         "springs": edges.astype(np.int32),
-        "spring_rest_length_m": natural[0].numpy()[own],
-        "log_stiffness_ratio": shape * np.log(length / problem.spacing_m) + dense.log_offset[own],
+        "spring_rest_length_m": natural,
+        "log_stiffness_ratio": log_stiffness - np.log(values["stiffness_n"]),
         "mass_kg": np.array(problem.mass_kg),
         "gravity_m_per_s2": problem.gravity,
         "spacing_m": np.array(problem.spacing_m),
@@ -287,6 +287,8 @@ def _make_twin(job: _Job, perception: Perception, stop: int, name: str) -> Twin:
         "grip_neighbours": np.array(key[3], np.int32),
         "surface_position_m": _surface(perception, clip),
     }
+    if topology.strut is not None:
+        parameters |= {"spring_rest_length_m": length, "spring_preload": natural / length - 1.0}
     if problem.ground is None:
         del parameters["restitution"], parameters["friction"]
     else:

@@ -3,7 +3,8 @@
 The object's springs, its grip, its contacts and its damping are searched together; what is compared
 is every tracked node with where it was seen, and every cloud with the nearest simulated surface
 (PhysTwin, section 3.3, eq. 4). Twelve coordinates are PhysTwin's own; length exponent, grip
-stiffness, friction of pushers and the natural shape of ropes are added.
+stiffness, friction of pushers, the natural shape of ropes and the bending length of sheets are
+added, and a sheet's own springs are not searched for (`recon.identify.sheet_springs`).
 Shapes: Q candidates, P coordinates, T ticks, N nodes, K driven points, S springs.
 """
 
@@ -20,46 +21,22 @@ from scipy.spatial import cKDTree
 
 from physgym.errors import BlowUpError, DataError
 from physgym.grip import grip_springs
-from physgym.sim.contact import SelfCollision
 from physgym.sim.spring_mass import (
     SpringMassParameters,
     rest_lengths,
 )
 from recon.identify.clip import Clip
+from recon.identify.episode_coordinates import COLLISION, coordinates_of, without
 from recon.identify.episode_rollouts import EpisodeRollouts, Rolled
 from recon.identify.network_topology import Topology, network_springs
-from recon.identify.problem import Loss
+from recon.identify.problem import Loss, Prior
 from recon.identify.segments import Segment
+from recon.identify.sheet_springs import preloaded, sheet_springs
 from recon.identify.spring_network import TOPOLOGY
 from recon.tracks import Tracks
 
-__all__ = [
-    "COLLISION",
-    "GRIP",
-    "INDEPENDENT_POINTS",
-    "STRAIGHT",
-    "EpisodeProblem",
-]
+__all__ = ["INDEPENDENT_POINTS", "EpisodeProblem"]
 
-# Coordinate: (prior mean, prior sigma, step of a difference).
-COLLISION: dict[str, tuple[float, float, float]] = {
-    # Distance at which nodes collide, in spacings. PhysTwin's 1 to 5 cm are 2 to 10 spacings, but
-    # it lets neighbours collide, which damps; here they never do.
-    "log_collision_distance": (float(np.log(0.7)), 0.3, 5e-2),
-    "logit_collision_restitution": (-1.0, 1.0, 5e-2),
-    "log_collision_friction": (float(np.log(0.3)), 0.7, 5e-2),
-}
-GRIP: dict[str, tuple[float, float, float]] = {
-    # Stiffness of a grip's springs over those of the object.
-    "log_grip_stiffness": (0.0, 1.0, 2e-2),
-}
-PUSH: dict[str, tuple[float, float, float]] = {
-    "log_pusher_friction": (float(np.log(0.5)), 0.7, 5e-2),
-}
-STRAIGHT: dict[str, tuple[float, float, float]] = {
-    # How far the natural shape of a rope is from how it lay (0) to straight (1).
-    "logit_straightness": (0.0, 1.5, 5e-2),
-}
 _SHORTEST = 0.1  # as `recon.identify.spring_network`
 # Nodes move together.
 INDEPENDENT_POINTS = 30
@@ -158,10 +135,16 @@ class EpisodeProblem(EpisodeRollouts):
         )
 
     def _coordinates(self) -> dict[str, tuple[float, float, float]]:
-        table = super()._coordinates() | (GRIP if self.clip.grips else {})
-        table |= PUSH if self.clip.pushers else {}
-        table |= COLLISION if self.self_collision else {}
-        return table | (STRAIGHT if self.clip.straight_position is not None else {})
+        return coordinates_of(self.clip, super()._coordinates(), self_collision=self.self_collision)
+
+    def _prior(self) -> Prior:
+        """Without reach and neighbours of a sheet's springs, which are not searched for."""
+        found = super()._prior()
+        return without(found, ("log_radius", "log_neighbours")) if self._sheet else found
+
+    @property
+    def _sheet(self) -> bool:
+        return self.clip.kind == "sheet"
 
     def topology_of(self, theta: np.ndarray) -> Topology:
         """Springs of one candidate, those of its grips included."""
@@ -170,18 +153,8 @@ class EpisodeProblem(EpisodeRollouts):
         key = self.topology_key(theta)
         if key not in self._made:
             nodes = self.rest_position[: self.object_count]
-            reach_m = self.spacing_m * math.exp(self.LOG_STEP * key[0])
-            edges = [
-                network_springs(
-                    nodes,
-                    np.zeros(0, np.int64),
-                    radius_m=reach_m,
-                    neighbours=key[1],
-                    driven_radius_m=reach_m,
-                    driven_neighbours=1,
-                    shortest_m=_SHORTEST * self.spacing_m,
-                )
-            ]
+            own, strut = self._own_springs(nodes, key)
+            edges = [own]
             for grip in range(len(self.clip.grips)):
                 points = self.object_count + np.flatnonzero(self._owner == grip)
                 held = grip_springs(
@@ -194,13 +167,37 @@ class EpisodeProblem(EpisodeRollouts):
                 edges.append(np.stack([held.node, points[held.point]], axis=1).astype(np.int32))
             whole = np.concatenate(edges)
             # The search compares springs of candidates by their nodes, in this order.
-            whole = whole[np.lexsort((whole[:, 1], whole[:, 0]))]
-            self._made[key] = Topology(whole, rest_lengths(self.rest_position, whole))
+            order = np.lexsort((whole[:, 1], whole[:, 0]))
+            if strut is not None:
+                strut = np.append(strut, np.zeros(len(whole) - len(own), bool))[order]
+            whole = whole[order]
+            self._made[key] = Topology(whole, rest_lengths(self.rest_position, whole), strut)
         return self._made[key]
+
+    def _own_springs(
+        self, nodes: np.ndarray, key: tuple[int, int, int, int]
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """The object's springs, and which of them are struts of a sheet."""
+        shortest_m = _SHORTEST * self.spacing_m
+        if self._sheet:
+            return sheet_springs(nodes, spacing_m=self.spacing_m, shortest_m=shortest_m)
+        reach_m = self.spacing_m * math.exp(self.LOG_STEP * key[0])
+        edges = network_springs(
+            nodes,
+            np.zeros(0, np.int64),
+            radius_m=reach_m,
+            neighbours=key[1],
+            driven_radius_m=reach_m,
+            driven_neighbours=1,
+            shortest_m=shortest_m,
+        )
+        return edges, None
 
     def topology_key(self, theta: np.ndarray) -> tuple[int, int, int, int]:
         """Radius, neighbours, grip radius and grip neighbours of a candidate; radii in steps."""
-        at = dict(zip(TOPOLOGY, np.asarray(theta[self.global_count :], float)))
+        names = self.prior.names[self.global_count :]
+        usual = {name: mean for name, (mean, _, _) in TOPOLOGY.items()}
+        at = usual | dict(zip(names, np.asarray(theta[self.global_count :], float)))
         return (
             min(round(at["log_radius"] / self.LOG_STEP), 32),
             max(3, round(math.exp(min(at["log_neighbours"], 4.6)))),
@@ -209,8 +206,9 @@ class EpisodeProblem(EpisodeRollouts):
         )
 
     def scalars(self, theta: torch.Tensor, topologies: list[Topology]) -> dict[str, torch.Tensor]:
-        """As `SpringNetworkProblem.scalars`, with ``grip_stiffness_ratio`` and, where nodes
-        collide, ``collision_distance_m``, ``collision_restitution`` and ``collision_friction``."""
+        """As `SpringNetworkProblem.scalars`, with ``grip_stiffness_ratio``; where nodes collide,
+        ``collision_distance_m``, ``collision_restitution`` and ``collision_friction``; of a sheet,
+        whose stiffness is that of its membrane, ``bending_length_m``."""
         found = super().scalars(theta, topologies)
         column = dict(zip(self.global_names, theta[:, : self.global_count].unbind(1)))
         one = torch.ones_like(found["stiffness_n"])
@@ -218,14 +216,22 @@ class EpisodeProblem(EpisodeRollouts):
         found["grip_stiffness_ratio"] = one if held is None else held.exp()
         if "log_pusher_friction" in column:
             found["pusher_friction"] = column["log_pusher_friction"].exp()
+        if "log_bending_length" in column:
+            found["bending_length_m"] = column["log_bending_length"].exp()
+            weight = [
+                (t, torch.as_tensor(t.rest_length_m / self.spacing_m) ** (1.0 + a))
+                for t, a in zip(topologies, found["length_exponent"])
+            ]
+            share = [w[torch.as_tensor(self._membrane(t))].sum() / w.sum() for t, w in weight]
+            found["stiffness_n"] = found["stiffness_n"] / torch.stack(share)
         if "logit_straightness" in column:
             found["straightness"] = torch.sigmoid(column["logit_straightness"])
         if self.self_collision:
-            distance = column["log_collision_distance"].exp() * self.spacing_m
-            found["collision_distance_m"] = distance
-            restitution = torch.sigmoid(column["logit_collision_restitution"])
-            found["collision_restitution"] = restitution
-            found["collision_friction"] = column["log_collision_friction"].exp()
+            usual = {name: torch.full_like(one, mean) for name, (mean, _, _) in COLLISION.items()}
+            at = usual | column
+            found["collision_distance_m"] = at["log_collision_distance"].exp() * self.spacing_m
+            found["collision_restitution"] = torch.sigmoid(at["logit_collision_restitution"])
+            found["collision_friction"] = at["log_collision_friction"].exp()
         return found
 
     def parameters(
@@ -239,6 +245,8 @@ class EpisodeProblem(EpisodeRollouts):
             log_stiffness=made.log_stiffness + ratio,
             rest_length_m=self.natural_lengths(scalars, topology),
         )
+        if topology.strut is not None:
+            made = self._preloaded(made, scalars, topology, log_offset)
         if "pusher_friction" in scalars:
             made = made.replace(collider_friction=scalars["pusher_friction"])
         return made
@@ -264,11 +272,37 @@ class EpisodeProblem(EpisodeRollouts):
         change = np.maximum(change, -0.5 * topology.rest_length_m)
         return length + scalars["straightness"][:, None] * torch.as_tensor(change)
 
+    def _preloaded(
+        self,
+        made: SpringMassParameters,
+        scalars: dict[str, torch.Tensor],
+        topology: Topology,
+        log_offset: torch.Tensor,
+    ) -> SpringMassParameters:
+        """With the struts of a sheet pushing and its membrane pulling."""
+        weight_n = self.mass_kg * (float(np.linalg.norm(self.gravity)) or 9.81)
+        log_stiffness, natural = preloaded(
+            topology,
+            torch.as_tensor(self.grip_of_spring(topology.edges) < 0),
+            made.log_stiffness,
+            log_offset,
+            # D A = weight per area times cubed bending length times area.
+            weight_n * scalars["bending_length_m"].pow(3),
+        )
+        return made.replace(log_stiffness=log_stiffness, rest_length_m=natural)
+
+    def _membrane(self, topology: Topology) -> np.ndarray:
+        assert topology.strut is not None
+        return (self.grip_of_spring(topology.edges) < 0) & ~topology.strut
+
     def _stiffness_scale(
         self, scalars: dict[str, torch.Tensor], candidate: int, topology: Topology
     ) -> np.ndarray:
-        ratio = float(scalars["grip_stiffness_ratio"][candidate])
-        return np.where(self.grip_of_spring(topology.edges) >= 0, ratio, 1.0)
+        one = {name: value[candidate : candidate + 1] for name, value in scalars.items()}
+        none = torch.zeros(len(topology.edges))
+        plain, made = super().parameters(one, topology, none), self.parameters(one, topology, none)
+        change = (made.log_stiffness - plain.log_stiffness).exp()
+        return (change * plain.rest_length_m / made.rest_length_m)[0].numpy()
 
     def weights(self, recordings: list[int]) -> float:
         """Independent samples; see `recon.identify.problem.Loss`."""
@@ -363,10 +397,3 @@ class EpisodeProblem(EpisodeRollouts):
         except (BlowUpError, DataError):
             # Data errors: more colliding neighbours than a list holds, which is a crumpled ball.
             made.position[place] = np.nan
-
-    def _collision_of(self, value: dict[str, torch.Tensor]) -> SelfCollision:
-        return SelfCollision(
-            float(value["collision_distance_m"][0]),
-            restitution=float(value["collision_restitution"][0]),
-            friction=float(value["collision_friction"][0]),
-        )

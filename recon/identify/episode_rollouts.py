@@ -241,6 +241,13 @@ class EpisodeRollouts(SpringNetworkProblem):
         model = dataclasses.replace(self.model(edges, collision), colliders=tuple(boxes))
         return SpringMassSolver(model, given, worlds=worlds, device="cpu", substeps=substeps)
 
+    def _collision_of(self, value: dict[str, torch.Tensor]) -> SelfCollision:
+        return SelfCollision(
+            float(value["collision_distance_m"][0]),
+            restitution=float(value["collision_restitution"][0]),
+            friction=float(value["collision_friction"][0]),
+        )
+
     def _boxes(self, acting: tuple[int, ...]) -> list[Pusher]:
         count = len(self.clip.grips)
         return [self.clip.pushers[g - count] for g in acting if g >= count]

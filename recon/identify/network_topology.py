@@ -32,10 +32,12 @@ class Topology:
     Attributes:
         edges: node pairs, shape (S, 2), int32, lower node first, sorted.
         rest_length_m: shape (S,).
+        strut: of a sheet, which springs make it resist bending, shape (S,), bool; None elsewhere.
     """
 
     edges: np.ndarray
     rest_length_m: np.ndarray
+    strut: np.ndarray | None = None
 
 
 def spacing_and_size(

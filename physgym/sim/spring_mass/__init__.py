@@ -6,6 +6,7 @@ from physgym.sim.spring_mass.solver import SpringMassSolver
 from physgym.sim.spring_mass.topology import (
     chain_springs,
     driven_springs,
+    hop_pairs,
     merge_springs,
     rest_lengths,
     springs_from_points,
@@ -18,6 +19,7 @@ __all__ = [
     "SpringMassSolver",
     "chain_springs",
     "driven_springs",
+    "hop_pairs",
     "merge_springs",
     "rest_lengths",
     "springs_from_points",

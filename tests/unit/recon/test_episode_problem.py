@@ -181,7 +181,8 @@ def test_clouds_alone_tell_candidates_apart(lifted, problem):
 
 def test_the_descent_has_the_right_gradient(problem):
     """Adam's gradient through the windows against central differences of the same loss."""
-    theta = problem.prior.mean[: problem.global_count] + 0.2
+    # At this friction no node is just between sticking and sliding, where the loss has a kink.
+    theta = theta_of(problem, log_friction=np.log(0.4))[: problem.global_count] + 0.2
     topology = problem.topology_of(problem.prior.mean)
     frozen = problem.frozen(topology)
     rng = np.random.default_rng(3)
