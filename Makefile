@@ -16,7 +16,7 @@ STAMP := $(VENV)/.installed
 NODES := ros2_ws/src/physgym_ros
 comma := ,
 # A sourced ROS distribution brings its own rclpy; elsewhere the wheels of ROS 2 Jazzy are installed.
-EXTRAS := cameras,splats,train,dev$(if $(ROS_DISTRO),,$(comma)ros)
+EXTRAS := cameras,splats,train,viewer,dev$(if $(ROS_DISTRO),,$(comma)ros)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS)
 
 .PHONY: help setup demo test lint format bench gpu-check wheels constraints clean

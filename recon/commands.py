@@ -1,4 +1,4 @@
-"""The commands of recon: recordings to a twin, a twin to a prediction, twins against baselines."""
+"""The commands of recon: recordings to a twin, twins against baselines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from recon.identify.progress import Progress
     from recon.tracks import Tracks
 
-__all__ = ["Benchmark", "Reconstruct", "Simulate"]
+__all__ = ["Benchmark", "Reconstruct"]
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,14 @@ class Reconstruct:
     """Recordings: an episode, or a file or folder of tracks."""
     out: Path
     """Where the twin goes (a folder)."""
-    method: Literal["phystwin"] = "phystwin"
-    """How the twin is identified."""
+    method: Literal["phystwin", "mosa"] = "phystwin"
+    """How the twin is identified: phystwin makes springs or a rod, mosa a continuum (a volume)."""
+    prior: Literal["linear", "neo-hookean", "fixed-corotated", "stvk"] = "neo-hookean"
+    """Of mosa: the isotropic elastic law."""
+    adapter: bool = True
+    """Of mosa: learn a correction of the law's stress."""
+    heterogeneity: bool = True
+    """Of mosa: learn how stiffness varies over the body."""
     train: str = "auto"
     """What is learned from; the rest is held out and scored. 'all'; a share such as '0.7'
     (recordings, or seconds of a single one); 'auto': 0.8 of several recordings, 0.7 of one."""
@@ -55,8 +61,8 @@ class Reconstruct:
     """Mass of the object without its driven points [kg]. The motion does not tell it: when not
     given it is the recording's own note, else 0.1 kg (1 g a point for tracks)."""
     ground: float | None = None
-    """Of tracks: height of a level ground that a network touches [m]; none when not given.
-    Episodes find their table."""
+    """Of tracks: height of a level ground that a network or a continuum touches [m]; none when not
+    given. Episodes find their table."""
     nodes: int = 700
     """Of an episode: nodes of the network at most; time grows with it."""
     self_collision: Literal["auto", "on", "off"] = "auto"
@@ -89,11 +95,13 @@ class Reconstruct:
 
         if is_episode(self.source):
             return self._from_episode()
-        if self.kind == "sheet" or self.kind == "volume":
+        if self.method == "phystwin" and self.kind in ("sheet", "volume"):
             raise DataError(
                 f"--kind {self.kind} of tracks", where="reconstruct", expected="rope or network"
             )
         check_place(self.out)
+        if self.method == "mosa":
+            return self._continuum()
         train, held_out = split(load_recordings(self.source), self.train)
         progress = Progress() if self.json else RichProgress()
         twin = self._identify(train, progress)
@@ -103,12 +111,7 @@ class Reconstruct:
             twin.save(self.out)
         twin = twin.replace(metrics=_metrics(twin, train, held_out))
         twin.save(self.out)
-        if self.json:
-            print(json.dumps({"twin": str(self.out), "metrics": twin.metrics}))
-        else:
-            print(twin.summary())
-            print(f"twin: {self.out}")
-        return 0
+        return self._told(twin)
 
     def _from_episode(self) -> int:
         from recon.identify.progress import Progress, RichProgress
@@ -123,6 +126,9 @@ class Reconstruct:
             )
         config = ReconstructConfig(
             method=self.method,
+            prior=self.prior,
+            adapter=self.adapter,
+            heterogeneity=self.heterogeneity,
             budget=self.budget,
             kind=self.kind,
             mass_kg=self.mass,
@@ -135,7 +141,42 @@ class Reconstruct:
             resume=self.resume,
         )
         progress = Progress() if self.json else RichProgress()
-        twin = reconstruct_episode(self.source, self.out, config, progress=progress)
+        return self._told(reconstruct_episode(self.source, self.out, config, progress=progress))
+
+    def _continuum(self) -> int:
+        """Of tracks, by the material point method."""
+        from recon.identify.mosa_config import MosaConfig
+        from recon.identify.progress import Progress, RichProgress
+        from recon.importers import load_recordings
+        from recon.reconstruct_motion import reconstruct_tracks
+
+        if self.residual or self.kind not in ("auto", "volume"):
+            raise DataError(
+                f"--residual or --kind {self.kind} with --method mosa",
+                where="reconstruct",
+                expected="--kind auto or volume; the adapter is what mosa learns besides physics",
+                fix="leave them out, or use --method phystwin",
+            )
+        config = MosaConfig(
+            prior=self.prior,
+            adapter=self.adapter,
+            heterogeneity=self.heterogeneity,
+            budget=self.budget,
+            seed=self.seed,
+            mass_kg=self.mass,
+        )
+        twin = reconstruct_tracks(
+            load_recordings(self.source),
+            self.out,
+            config,
+            train=self.train,
+            ground_m=self.ground,
+            resume=self.resume,
+            progress=Progress() if self.json else RichProgress(),
+        )
+        return self._told(twin)
+
+    def _told(self, twin: Twin) -> int:
         if self.json:
             print(json.dumps({"twin": str(self.out), "metrics": twin.metrics}))
         else:
@@ -235,127 +276,6 @@ def _metrics(twin: Twin, train: list[Tracks], held_out: list[Tracks]) -> dict[st
     except BlowUpError as error:
         warnings.warn(f"the twin is not scored: {error}", PhysGymWarning, stacklevel=2)
         return {}
-
-
-@dataclass(frozen=True)
-class Simulate:
-    """Predict a recording from its start and from what moves the object alone.
-
-    Of an episode (--episode): from its first frame and the recorded motion of grippers or hands.
-    OUT holds points (T, N, 3) [m], visible_surface (N,) and time (T,) [s].
-    Of tracks (--tracks): from their first frames and their driven points. OUT holds driven_index,
-    and name, time and points of the recording; of several name_0, time_0, points_0 and so on.
-    """
-
-    twin: Annotated[Path, tyro.conf.Positional]
-    """Twin folder."""
-    out: Path
-    """Where the prediction goes: an .npz."""
-    episode: Path | None = None
-    """An episode of the object that the twin was made from, or of another interaction with it."""
-    tracks: Path | None = None
-    """Recording(s) in tracks: what drives the twin, and what it is compared with."""
-    calibration: Path | None = None
-    """Of an episode: file with T_world_cam of its cameras, in place of its own."""
-    residual: bool = True
-    """Add the twin's learned residual where it has one."""
-    json: bool = False
-    """Print a machine-readable summary."""
-
-    def run(self) -> int:
-        """Simulate and compare.
-
-        Returns:
-            0 when the prediction was written.
-
-        Raises:
-            PhysGymError: if the twin or a recording is wrong, or they do not fit each other.
-        """
-        import numpy as np
-
-        from physgym.files import write_atomically
-        from physgym.twin import Twin
-        from recon.importers import load_recordings
-        from recon.metrics import free_dist_mean
-        from recon.predict import predict
-
-        if self.out.suffix != ".npz" or self.out.is_dir():
-            raise DataError(f"{self.out}", where="--out", expected="a file whose name ends in .npz")
-        if (self.episode is None) == (self.tracks is None):
-            raise DataError(
-                "both or none of --episode and --tracks", where="simulate", expected="one of them"
-            )
-        twin = Twin.load(self.twin)
-        if self.episode is not None:
-            return self._of_episode(twin, self.episode)
-        assert self.tracks is not None
-        recordings = load_recordings(self.tracks)
-        predicted = predict(twin, recordings, residual=self.residual)
-        arrays: dict[str, np.ndarray] = {"driven_index": np.array(twin.driven_index)}
-        rows: list[dict[str, Any]] = []
-        for i, (tracks, points) in enumerate(zip(recordings, predicted)):
-            suffix = "" if len(recordings) == 1 else f"_{i}"
-            arrays[f"name{suffix}"] = np.array(tracks.name)
-            arrays[f"time{suffix}"], arrays[f"points{suffix}"] = tracks.time_s, points
-            error = free_dist_mean(points, tracks.position, tracks.driven_index)
-            rows.append({"name": tracks.name, "free_dist_mean_m": error})
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.out, _npz_bytes(arrays))
-        if self.json:
-            print(json.dumps({"out": str(self.out), "recordings": rows}))
-        else:
-            for row in rows:
-                error_mm = 1e3 * row["free_dist_mean_m"]
-                print(f"{row['name']}: mean error of the free points {error_mm:.1f} mm")
-            print(f"prediction: {self.out}")
-        return 0
-
-    def _of_episode(self, twin: Twin, episode: Path) -> int:
-        import numpy as np
-
-        from physgym.files import write_atomically
-        from recon.perception.perceive_config import PerceiveConfig
-        from recon.perception.perceive_episode import cached_perception
-        from recon.predict_episode import predict_episode
-
-        config = PerceiveConfig(kind=twin.kind)
-        perception = cached_perception(episode, config, calibration=self.calibration)
-        found = predict_episode(twin, perception)
-        arrays = {
-            "points": found.points,
-            "visible_surface": found.visible_surface,
-            "time": found.time_s,
-            "name": np.array(perception.name),
-        }
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.out, _npz_bytes(arrays))
-        about = {
-            "out": str(self.out),
-            "episode": perception.name,
-            "frames": len(found.time_s),
-            "points": int(found.points.shape[1]),
-            "registered": found.registered,
-        }
-        if self.json:
-            print(json.dumps(about))
-        else:
-            moved = float(np.linalg.norm(found.points[-1] - found.points[0], axis=1).mean())
-            print(
-                f"{perception.name}: {about['frames']} frames of {about['points']} points, "
-                f"moved {1e3 * moved:.0f} mm on average by the last"
-            )
-            print(f"prediction: {self.out}")
-        return 0
-
-
-def _npz_bytes(arrays: dict) -> bytes:
-    import io
-
-    import numpy as np
-
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()
 
 
 @dataclass(frozen=True)

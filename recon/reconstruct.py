@@ -21,6 +21,8 @@ from physgym.errors import BlowUpError, DataError, TwinError
 if TYPE_CHECKING:
     from physgym.run_folder import RunFolder
     from physgym.twin import Twin
+    from recon.identify.episode_fit import EpisodeConfig
+    from recon.identify.mosa_config import MosaConfig
     from recon.identify.progress import Progress
     from recon.perception.result import Perception
 
@@ -34,7 +36,10 @@ class ReconstructConfig:
     """How an episode becomes a twin.
 
     Attributes:
-        method: how the twin is identified.
+        method: how the twin is identified; ``mosa`` makes a continuum of a volume.
+        prior: of mosa: the isotropic elastic law.
+        adapter: of mosa: learn a correction of its stress.
+        heterogeneity: of mosa: learn how stiffness varies over the body.
         budget: how long to search.
         kind: what the object is; ``auto`` looks at the first frame.
         mass_kg: of the object; that of the recording's metadata when None, else 0.1 kg.
@@ -48,7 +53,10 @@ class ReconstructConfig:
         resume: go on with the run in ``OUT.run``.
     """
 
-    method: Literal["phystwin"] = "phystwin"
+    method: Literal["phystwin", "mosa"] = "phystwin"
+    prior: Literal["linear", "neo-hookean", "fixed-corotated", "stvk"] = "neo-hookean"
+    adapter: bool = True
+    heterogeneity: bool = True
     budget: Literal["quick", "full"] = "quick"
     kind: Literal["auto", "volume", "sheet", "rope"] = "auto"
     mass_kg: float | None = None
@@ -68,9 +76,14 @@ def is_episode(source: Path) -> bool:
         source: a file or folder.
 
     Returns:
-        True for a rosbag2 folder or file, a PhysTwin case and a folder of images.
+        True for a rosbag2 folder or file, a PhysTwin case (raw or processed) and a folder of
+        images.
     """
+    from recon.importers.phystwin_final import matches
+
     source = source.expanduser()
+    if matches(source):
+        return True
     if source.is_file():
         return source.suffix in _BAG_SUFFIXES
     if not source.is_dir():
@@ -94,7 +107,8 @@ def reconstruct_episode(
     wrong with the scores costs the scores only.
 
     Args:
-        episode: a rosbag2 folder, or what `recon.importers.convert_episode` reads.
+        episode: a rosbag2 folder, a processed PhysTwin case, or what
+            `recon.importers.convert_episode` reads.
         out: where the twin goes.
         config: how.
         progress: told about every step.
@@ -105,7 +119,6 @@ def reconstruct_episode(
     Raises:
         PhysGymError: if the recording cannot be used or no twin can go there.
     """
-    from recon.identify.episode_fit import EpisodeConfig, identify_episode
     from recon.identify.progress import Progress as Silent
     from recon.perception.perceive_config import PerceiveConfig
 
@@ -122,17 +135,10 @@ def reconstruct_episode(
         )
     perceived_s = time.monotonic() - begun
     mass_kg = config.mass_kg or _noted_mass(notes)
-    fit = EpisodeConfig(
-        budget=config.budget,
-        seed=config.seed,
-        train_share=config.train_share,
-        mass_kg=mass_kg,
-        self_collision=config.self_collision,
-        most_nodes=config.nodes,
-    )
     folder = out.with_name(out.name + ".run")
+    fit = _mosa_fit(config, mass_kg) if config.method == "mosa" else _phystwin_fit(config, mass_kg)
     with _run_folder(folder, _Job.of(fit, perception), resume=config.resume) as run:
-        twin = identify_episode(perception, fit, name=out.name, progress=progress, run=run)
+        twin = _identified(perception, fit, out.name, progress, run)
     seconds = {"perceive_s": perceived_s, "identify_s": time.monotonic() - begun - perceived_s}
     notes = {"command": " ".join(sys.argv[1:]), "seconds": seconds, "source": str(episode)}
     twin = twin.replace(provenance={**twin.provenance, **notes})
@@ -142,6 +148,51 @@ def reconstruct_episode(
     twin = twin.replace(metrics=score_twin(twin, perception))
     twin.save(out)
     return twin
+
+
+def _phystwin_fit(config: ReconstructConfig, mass_kg: float | None) -> EpisodeConfig:
+    from recon.identify.episode_fit import EpisodeConfig
+
+    return EpisodeConfig(
+        budget=config.budget,
+        seed=config.seed,
+        train_share=config.train_share,
+        mass_kg=mass_kg,
+        self_collision=config.self_collision,
+        most_nodes=config.nodes,
+    )
+
+
+def _mosa_fit(config: ReconstructConfig, mass_kg: float | None) -> MosaConfig:
+    from recon.identify.mosa_config import MosaConfig
+
+    return MosaConfig(
+        prior=config.prior,
+        adapter=config.adapter,
+        heterogeneity=config.heterogeneity,
+        budget=config.budget,
+        seed=config.seed,
+        train_share=config.train_share,
+        mass_kg=mass_kg,
+    )
+
+
+def _identified(
+    perception: Perception,
+    fit: EpisodeConfig | MosaConfig,
+    name: str,
+    progress: Progress,
+    run: RunFolder,
+) -> Twin:
+    from recon.identify.episode_fit import EpisodeConfig, identify_episode
+
+    if isinstance(fit, EpisodeConfig):
+        return identify_episode(perception, fit, name=name, progress=progress, run=run)
+    from recon.identify.mosa import identify_motion
+    from recon.identify.motion import Motion
+
+    motion = Motion.from_perception(perception, seed=fit.seed)
+    return identify_motion(motion, fit, name=name, progress=progress, run=run)
 
 
 def score_twin(twin: Twin, perception: Perception) -> dict[str, Any]:
@@ -198,9 +249,10 @@ def check_place(out: Path) -> None:
 
 def _as_bag(source: Path, out: Path, stack: ExitStack) -> Path:
     """The recording as a bag; other layouts are converted into a folder that goes away."""
-    if source.is_dir() and (source / "color").is_dir():
-        from recon.importers import convert_episode
+    from recon.importers import convert_episode
+    from recon.importers.phystwin_final import matches
 
+    if source.is_dir() and (source / "color").is_dir() and not matches(source):
         out.parent.mkdir(parents=True, exist_ok=True)
         room = stack.enter_context(TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.bag-"))
         return convert_episode(source, Path(room) / source.name)

@@ -1,0 +1,359 @@
+"""MoSA on motion: a continuum twin with an isotropic prior, a stress adapter and a factor field.
+
+"MoSA: Motion-constrained Stress Adaptation for Mitigating Real-to-Sim Gap", 2026. Stages: start
+velocity from the frames before contact; global parameters of the prior (scan, CMA-ES, then
+Gauss-Newton); adapter and field by descent through the simulator with the prior held loosely. What
+the paper leaves open is decided in ``docs/methods/mosa.md``.
+Shapes: D coordinates, P particles.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from physgym.errors import DataError
+from physgym.run_folder import Checkpoint, RunFolder
+from physgym.twin import Twin
+from recon.identify.least_squares import Fit, refine
+from recon.identify.mosa_config import MosaConfig
+from recon.identify.mosa_coordinates import Coordinates
+from recon.identify.mosa_joint import Joint, JointState, Learned
+from recon.identify.mosa_problem import PriorProblem, Window, crossing_time
+from recon.identify.mosa_scene import Scene
+from recon.identify.mosa_twin import TwinParts, make_twin
+from recon.identify.motion import Motion
+from recon.identify.problem import cost
+from recon.identify.progress import Progress
+from recon.identify.search import Candidate, search
+from recon.identify.start_velocity import StartVelocity, fit_start_velocity, noise_of
+from recon.identify.torch_threads import one_torch_thread
+from recon.tracks import PhysGymWarning
+
+__all__ = ["identify_motion"]
+
+_COARSE_SHARE = 1.0 / 3.0  # of the particles in the search: six times faster
+_LEAST_COARSE = 300
+_POPULATION = 12
+_SPREAD = 0.4  # of the prior's width: the scan has been to the valley before
+_SCAN = 9
+_REFINE_STEPS = 8
+_DENSITY = 1000.0  # kg/m^3, as PAC-NeRF and all after it assume
+_FEWEST_TOUCHED = 3  # frames after the first contact that a fit must see
+_FEWEST_HELD_OUT = 2
+_SAVE_STEPS = 5
+
+
+def identify_motion(
+    motion: Motion | list[Motion],
+    config: MosaConfig | None = None,
+    *,
+    name: str = "",
+    progress: Progress | None = None,
+    run: RunFolder | None = None,
+) -> Twin:
+    """Make a continuum twin from the motion of one body.
+
+    Ctrl-C ends the search; the twin is then the best found so far and says so in its provenance.
+
+    Args:
+        motion: of one body; of several recordings each with the same own frame and solid.
+        config: what is identified.
+        name: of the twin; that of the first motion when empty.
+        progress: told about every step.
+        run: where checkpoints go; a run that has some is gone on with.
+
+    Returns:
+        The twin, without metrics.
+
+    Raises:
+        DataError: if the motion is too short for a stage that is asked for, or cannot be used.
+        BlowUpError: if not even the isotropic prior can be simulated.
+    """
+    motions = [motion] if isinstance(motion, Motion) else list(motion)
+    if not motions:
+        raise DataError("no motion", where="identify_motion", expected="at least one")
+    config, progress = config or MosaConfig(), progress or Progress()
+    with one_torch_thread():
+        job = _Job(motions, config, progress, run)
+        job.go()
+        return make_twin(job.parts(), name or motions[0].name)
+
+
+@dataclass(eq=False)
+class _Found:
+    """What the stages have found so far: all that a checkpoint keeps."""
+
+    done: int = 0
+    theta: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    covariance: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    cost: float = float("inf")
+    history: dict[str, float] = field(default_factory=dict)
+    joint: JointState = field(default_factory=JointState)
+
+
+class _Job:
+    """All stages, resumable."""
+
+    def __init__(
+        self, motions: list[Motion], config: MosaConfig, progress: Progress, run: RunFolder | None
+    ) -> None:
+        self.motions, self.config, self.progress, self.run = motions, config, progress, run
+        self.stopped = False
+        self.starts = [self._start_of(m) for m in motions]
+        self.windows = [self._window(m, s) for m, s in zip(motions, self.starts)]
+        self.knee_m = max(3.0 * max(noise_of(m) for m in motions), 5e-3 * motions[0].size_m)
+        self.reference = motions[0].start_pose()
+        self.density = self._density()
+        rng = np.random.default_rng([config.seed, 7])
+        self.points = [_few_points(m, config.points, rng) for m in motions]
+        self.scenes = self._scenes(config.particle_count)
+        first = motions[0]
+        self.coordinates = Coordinates.of(
+            config,
+            density_kg_per_m3=self.density,
+            size_m=first.size_m,
+            spacing_m=self.scenes[0].spacing_m,
+            gravity=float(np.linalg.norm(first.gravity)),
+            ground=any(m.ground is not None for m in motions),
+        )
+        self.found = _Found(theta=self.coordinates.prior.mean.copy())
+        self.learned = self._backbone()
+        checkpoint = run.latest_checkpoint() if run is not None else None
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        progress.say(
+            f"{len(self.scenes[0].rest)} particles {500 * self.scenes[0].spacing_m:.1f} mm apart, "
+            f"first contact in frame {self.starts[0].contact_frame}, fitted up to frame "
+            f"{self.windows[0].fit} of {first.frame_count}"
+        )
+
+    def go(self) -> None:
+        """All stages that are asked for; Ctrl-C keeps the best so far."""
+        try:
+            if "prior" in self.config.stages and self.found.done < 1:
+                self._search()
+            if "prior" in self.config.stages and self.found.done < 2:
+                self._refine()
+            self.learned = self._backbone()
+            if self.config.learns_residual:
+                self._descend()
+        except KeyboardInterrupt:
+            self._stop()
+            self.learned = self._backbone()
+        self._warn_of_bounds()
+
+    def parts(self) -> TwinParts:
+        """What the twin is made of."""
+        return TwinParts(
+            config=self.config,
+            scenes=self.scenes,
+            windows=self.windows,
+            starts=self.starts,
+            reference=self.reference,
+            coordinates=self.coordinates,
+            learned=self.learned,
+            covariance=self.found.covariance if len(self.found.covariance) else None,
+            history=self.found.history,
+            report=self.found.joint.report,
+            stopped=self.stopped,
+        )
+
+    def _start_of(self, motion: Motion) -> StartVelocity:
+        config = self.config
+        if config.start_velocity_m_per_s is None and "velocity" in config.stages:
+            return fit_start_velocity(motion)
+        given = np.array(config.start_velocity_m_per_s or (0.0, 0.0, 0.0), np.float64)
+        centre = motion.start_pose().apply(motion.rest.mean(axis=0))
+        return StartVelocity(given, np.zeros(3), centre, 0)
+
+    def _window(self, motion: Motion, start: StartVelocity) -> Window:
+        """Where fitted, held-out and future frames part, or why the recording is too short."""
+        config = self.config
+        recorded = motion.recorded_frames or motion.frame_count
+        train = min(max(3, round(config.train_share * recorded)), motion.frame_count)
+        held = 0
+        if config.learns_residual:
+            touched = max(train - start.contact_frame, 0)
+            held = max(_FEWEST_HELD_OUT, round(config.held_out_share * touched))
+        fit = train - held
+        wants = {"prior", "joint"} & set(config.stages)
+        if wants and fit < start.contact_frame + _FEWEST_TOUCHED:
+            stage = "prior" if "prior" in wants else "joint"
+            raise DataError(
+                f"the tracks are too short for the stage {stage}: the first contact is in frame "
+                f"{start.contact_frame} and fitting ends with frame {fit - 1}",
+                where=f"{motion.name}: stage {stage}, frame {start.contact_frame}",
+                expected=f"at least {_FEWEST_TOUCHED} frames after the first contact"
+                + (f" besides {held} that are held out" if held else ""),
+                fix="raise --train, record longer, or leave out the adapter and the field",
+            )
+        return Window(fit, train)
+
+    def _density(self) -> float:
+        config, first = self.config, self.motions[0]
+        if config.mass_kg is not None:
+            return config.mass_kg / first.solid.volume_m3
+        return config.density_kg_per_m3 or first.density_kg_per_m3 or _DENSITY
+
+    def _scenes(self, particles: int) -> list[Scene]:
+        filling = self.motions[0].solid.fill(particles)
+        return [
+            Scene(m, s, filling, self.reference, points=points, material=self.config.material)
+            for m, s, points in zip(self.motions, self.starts, self.points)
+        ]
+
+    def _problem(self, scenes: list[Scene]) -> PriorProblem:
+        return PriorProblem(scenes, self.coordinates, self.windows, knee_m=self.knee_m)
+
+    @property
+    def _all(self) -> list[int]:
+        return list(range(len(self.motions)))
+
+    def _search(self) -> None:
+        """A scan of the stiffness, then CMA-ES over everything, with few particles."""
+        count = max(_LEAST_COARSE, round(_COARSE_SHARE * self.config.particle_count))
+        problem = self._problem(self._scenes(count))
+        prior, young = problem.prior, self.coordinates.entries[0]
+        start = prior.mean
+        if self.config.young_pa is None:
+            scan = np.tile(prior.mean, (_SCAN, 1))
+            share = (np.arange(_SCAN) + 0.5) / _SCAN
+            scan[:, 0] = [young.inverse(v) for v in young.low + share * (young.high - young.low)]
+            start = scan[int(np.argmin(cost(problem, scan, self._all)))]
+
+        def keep(candidate: Candidate) -> None:
+            self.found.theta, self.found.cost = candidate.theta.copy(), candidate.cost
+
+        with self.progress.stage("search the prior", self.config.generations) as tick:
+            search(
+                problem,
+                np.diag(prior.sigma),
+                self._all,
+                start=start,
+                generations=self.config.generations,
+                population=_POPULATION,
+                spread=_SPREAD,
+                seed=self.config.seed + 1,
+                on_generation=tick,
+                on_best=keep,
+            )
+        if not problem.simulated and problem.last_error is not None:
+            raise problem.last_error  # names the particle and the setting
+        self.found.done, self.found.history["search"] = 1, self.found.cost
+        self._save()
+
+    def _refine(self) -> None:
+        """Gauss-Newton with all particles; its curvature gives the error bars."""
+        problem = self._problem(self.scenes)
+
+        def keep(step: int, value: float, at: np.ndarray) -> None:
+            tick(step, value)
+            self.found.theta = at.copy()
+
+        with self.progress.stage("refine the prior", _REFINE_STEPS) as tick:
+            fit: Fit = refine(
+                problem,
+                self.found.theta,
+                self._all,
+                max_steps=_REFINE_STEPS,
+                tolerance=2e-3,
+                on_step=keep,
+            )
+        self.found.theta, self.found.covariance = fit.theta, fit.covariance
+        self.found.done, self.found.history["refine"] = 2, fit.cost
+        self._save()
+
+    def _descend(self) -> None:
+        joint = Joint(
+            self.scenes,
+            self.windows,
+            self.coordinates,
+            self.found.theta,
+            self.config,
+            knee_m=self.knee_m,
+            crossing_s=crossing_time(self.motions[0]),
+            state=self.found.joint,
+        )
+        with self.progress.stage("adapter and field", self.config.joint_steps) as tick:
+
+            def on_step(step: int, loss: float) -> None:
+                tick(step, loss)
+                if step % _SAVE_STEPS == 0:
+                    self._save()
+
+            try:
+                joint.run(on_step)
+            except KeyboardInterrupt:
+                self._stop()
+        self.learned = joint.best()
+        report = self.found.joint.report
+        told = ", ".join(f"{part} {value:.3f}" for part, value in report.items())
+        self.progress.say(f"held-out loss: {told}")
+        for part, kept in (("adapter", self.learned.adapter), ("field", self.learned.field)):
+            asked = self.config.adapter if part == "adapter" else self.config.heterogeneity
+            if asked and kept is None:
+                self.progress.say(f"the {part} does not help on held-out frames and is left out")
+
+    def _stop(self) -> None:
+        self.stopped = True
+        self.progress.say("stopped: keeping the best so far")
+
+    def _backbone(self) -> Learned:
+        return Learned(torch.as_tensor(self.found.theta.copy()), None, None)
+
+    def _warn_of_bounds(self) -> None:
+        near = self.coordinates.near_bound(np.asarray(self.learned.theta))
+        if "log10_young_pa" in near:
+            most = 10.0 ** self.coordinates.entries[0].high
+            warnings.warn(
+                f"Young's modulus met a bound of its search; the upper one, {most:.3g} Pa, is what "
+                f"{self.config.substeps_per_s:.0f} substeps a second can follow",
+                PhysGymWarning,
+                stacklevel=3,
+            )
+
+    def _save(self) -> None:
+        if self.run is None:
+            return
+        found, joint = self.found, self.found.joint
+        arrays = {"theta": found.theta, "covariance": found.covariance}
+        for key in _JOINT_ARRAYS:
+            value = getattr(joint, key)
+            if value is not None:
+                arrays[f"joint.{key}"] = value
+        meta = {
+            "done": found.done,
+            "history": found.history,
+            "joint": {key: getattr(joint, key) for key in ("step", "best_loss", "since")},
+        }
+        self.run.save_checkpoint(found.done + joint.step, arrays, meta)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        arrays, meta = checkpoint.arrays, checkpoint.meta
+        kept: dict[str, Any] = {k: arrays.get(f"joint.{k}") for k in _JOINT_ARRAYS}
+        self.found = _Found(
+            done=int(meta["done"]),
+            theta=arrays["theta"],
+            covariance=arrays["covariance"],
+            history=dict(meta["history"]),
+            joint=JointState(**meta["joint"], **kept),
+        )
+        self.learned = self._backbone()
+
+
+_JOINT_ARRAYS = ("best", "now", "first", "second")
+
+
+def _few_points(motion: Motion, most: int, rng: np.random.Generator) -> np.ndarray:
+    """Tracked points that are compared: those seen most often, evenly over the body."""
+    seen = np.isfinite(motion.position).all(axis=-1).mean(axis=0)
+    good = np.flatnonzero(seen > 0.0)
+    if len(good) <= most:
+        return good
+    order: Any = rng.permutation(good)
+    return np.sort(order[:most])
