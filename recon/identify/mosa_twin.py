@@ -97,6 +97,7 @@ def make_twin(parts: TwinParts, name: str) -> Twin:
         start_spin_rad_per_s=parts.starts[0].angular_rad_per_s,
         surface_position_m=None if surface is None else surface.astype(np.float32),
         handling={"grip_radius_m": scene.spacing_m},
+        ground_gap_m=float(gap[0]) * scene.spacing_m,
         uncertainty=_uncertainty(parts, parameters),
         provenance=_provenance(parts, float(gap[0])),
         validity=_validity(parts),

@@ -152,6 +152,7 @@ class AdaptedMpmSolver(MpmSolver):
         driven = torch.as_tensor(driven, dtype=torch.float32, device=self.device)
         frames = driven.shape[1] if driven.dim() == 4 else 0
         check_finite(driven, (self.worlds, max(frames, 1), len(self.driven_index), 3), "driven")
+        driven = driven - self._lattice
         start = self._particles(state)
         if len(self.driven_index):
             moved = start.position.index_copy(1, self.driven_index, driven[:, 0])
@@ -166,6 +167,7 @@ class AdaptedMpmSolver(MpmSolver):
             ends = driven[:, frame : frame + 2]
             made.append(self._frame(plan, frame, table, made[-1], ends, coefficients))
         x, v, internal = (torch.stack(parts, dim=1) for parts in zip(*made))
+        x = x + self._lattice
         self._check_domain(x, plan)
         final = State(x[:, -1].clone(), v[:, -1].clone(), internal[:, -1].flatten(1).clone())
         return MpmTrajectory(position=x, final=final, velocity=v, internal=internal)

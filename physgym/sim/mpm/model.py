@@ -32,8 +32,8 @@ class MpmModel:
     Attributes:
         rest_position: particles at rest [m], shape (P, 3).
         volume_m3: rest volume of every particle [m^3], shape (P,) or one number.
-        spacing_m: distance between grid nodes h [m]; nodes lie at whole multiples of it. About
-            8 particles should share a cell.
+        spacing_m: distance between grid nodes h [m]; nodes lie at whole multiples of it from
+            ``lattice_m``. About 8 particles should share a cell.
         material: elastic law and return map.
         colliders: boundaries, applied to a node in this order.
         driven_index: particles whose motion is given (a gripper's pads), shape (D,).
@@ -41,6 +41,8 @@ class MpmModel:
             hold follows them instead of slowing them down.
         gravity_m_per_s2: gravity vector [m/s^2].
         domain_m: lower and upper corner of the box that particles must stay in [m], or None.
+        lattice_m: place of one grid node [m]. Boundaries act on nodes, so a plane acts in steps of
+            a whole cell unless a layer of nodes is put on it.
     """
 
     rest_position: np.ndarray
@@ -52,6 +54,7 @@ class MpmModel:
     driven_mass_factor: float = 1000.0
     gravity_m_per_s2: tuple[float, float, float] = (0.0, 0.0, -9.81)
     domain_m: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None
+    lattice_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
         rest = np.array(self.rest_position, dtype=np.float64)
@@ -75,6 +78,12 @@ class MpmModel:
             f"spacing_m = {self.spacing_m}",
             "spacing_m",
             "a positive length in metres",
+        )
+        _require(
+            len(self.lattice_m) == 3 and all(map(math.isfinite, self.lattice_m)),
+            f"lattice_m = {self.lattice_m}",
+            "lattice_m",
+            "three finite coordinates in metres",
         )
         in_range = driven.size == 0 or (driven.min() >= 0 and driven.max() < len(rest))
         _require(

@@ -74,6 +74,8 @@ class MpmSolver:
             model.driven_index.copy(), dtype=torch.long, device=self.device
         )
         self.substeps, self.safety, self.hook = substeps, safety, hook
+        # Engines count positions from a node of the lattice.
+        self._lattice = torch.tensor(model.lattice_m, dtype=torch.float32, device=self.device)
         self._engine = self._make_engine(engine, threads)
         self._rest: tuple[tuple[int, float], ColliderTable] | None = None
 
@@ -216,6 +218,7 @@ class MpmSolver:
         driven = torch.as_tensor(driven, dtype=torch.float32, device=self.device)
         frames = driven.shape[1] if driven.dim() == 4 else 0
         check_finite(driven, (self.worlds, max(frames, 1), len(self.driven_index), 3), "driven")
+        driven = driven - self._lattice
         start = self._particles(state)
         if len(self.driven_index):
             moved = start.position.index_copy(1, self.driven_index, driven[:, 0])
@@ -231,6 +234,7 @@ class MpmSolver:
         if self.hook is not None:
             coefficients += list(self.hook.parameters())
         x, v, internal = rollout(self._engine, plan, tables, start, driven, coefficients)
+        x = x + self._lattice
         self._check_domain(x, plan)
         final = State(x[:, -1].clone(), v[:, -1].clone(), internal[:, -1].flatten(1).clone())
         return MpmTrajectory(position=x, final=final, velocity=v, internal=internal)
@@ -273,7 +277,7 @@ class MpmSolver:
         internal = state.internal.float()
         check_finite(internal, (self.worlds, self.node_count * INTERNAL), "state.internal")
         made = Particles(
-            state.position.float(),
+            state.position.float() - self._lattice,
             state.velocity.float(),
             internal.unflatten(1, (self.node_count, INTERNAL)),
         )
@@ -285,7 +289,7 @@ class MpmSolver:
         """Poses of the boundaries at all frames, float64."""
         count = len(self.model.colliders)
         if given is None:
-            rest = rest_poses(self.model.colliders)
+            rest = self._rest_poses()
             return np.broadcast_to(rest, (1, frames, count, 7))
         poses = np.asarray(given, np.float64)
         norm = np.linalg.norm(poses[..., 3:7], axis=-1) if poses.ndim == 4 else np.zeros(1)
@@ -300,7 +304,15 @@ class MpmSolver:
                 expected=f"finite, (1 or {self.worlds}, {frames}, {count}, 7), unit quaternions",
                 fix="give position and quaternion (w first) of every boundary at every frame",
             )
+        poses = poses.copy()
+        poses[..., :3] -= self.model.lattice_m
         return poses
+
+    def _rest_poses(self) -> np.ndarray:
+        """Of the boundaries, from the lattice's node, shape (K, 7)."""
+        rest = rest_poses(self.model.colliders)
+        rest[:, :3] -= self.model.lattice_m
+        return rest
 
     def _tables(self, plan: Plan, poses: np.ndarray, *, moving: bool) -> list[ColliderTable]:
         """What kernels read of the boundaries in each frame; made once while they are at rest."""
@@ -311,7 +323,7 @@ class MpmSolver:
                 for f in range(plan.frames)
             ]
         if self._rest is None or self._rest[0] != (count, dt_s):
-            rest = rest_poses(self.model.colliders)[None]
+            rest = self._rest_poses()[None]
             made = collider_table(self.model.colliders, rest, rest, count, dt_s)
             self._rest = ((count, dt_s), made)
         return [self._rest[1]] * plan.frames

@@ -6,8 +6,9 @@ uses (0-d or (P,)): ``particle_volume_m3`` (P,), ``spacing_m``, ``elastic_law`` 
 von-mises, drucker-prager, herschel-bulkley), ``gravity_m_per_s2`` (3,), of the recording it was
 made from ``start_velocity_m_per_s`` (3,) and ``start_spin_rad_per_s`` (3,), and where there are any
 ``heterogeneity`` (P,), ``driven_mass_factor``, ``domain_m`` (2, 3), ``surface_position_m`` (M, 3),
-``ground_normal`` (3,) with ``ground_offset_m``, ``friction``, ``ground_condition`` (`Condition`).
-How it is handled: ``grip_radius_m``, ``pusher_friction``. Weights of the stress adapter and of the
+``ground_normal`` (3,) with ``ground_offset_m``, ``friction``, ``ground_condition`` (`Condition`)
+and, where it was fitted, ``ground_gap_m``: how far under the ground the layer of grid nodes is that
+stops the body. How it is handled: ``grip_radius_m``, ``pusher_friction``. Weights of the stress adapter and of the
 heterogeneity field are its residual (``adapter.*``, ``heterogeneity.*``).
 Shapes: P particles, M surface points.
 """
@@ -44,6 +45,7 @@ __all__ = [
     "twin_of_mpm",
 ]
 
+_ON_PLANE = 1e-4  # of a cell
 _ADAPTER, _FIELD = "adapter.", "heterogeneity."
 # What says how a body is gripped, seen and started, not how it moves by itself.
 _HANDLING = ("grip_radius_m", "pusher_friction", "surface_position_m")
@@ -105,6 +107,7 @@ def twin_of_mpm(
     start_spin_rad_per_s: Sequence[float] | np.ndarray = (0.0, 0.0, 0.0),
     surface_position_m: np.ndarray | None = None,
     handling: Mapping[str, float] | None = None,
+    ground_gap_m: float | None = None,
     **notes: Any,
 ) -> Twin:
     """Make a twin of a continuum object.
@@ -121,6 +124,8 @@ def twin_of_mpm(
         start_spin_rad_per_s: angular velocity about the centre in that recording, shape (3,).
         surface_position_m: points to show that are no particles, at rest [m], shape (M, 3).
         handling: ``grip_radius_m`` [m], how far a gripper's points reach, and ``pusher_friction``.
+        ground_gap_m: how far under the ground the nodes are that stop the body; None leaves the
+            grid where it is, and contact acts in steps of a whole cell.
         **notes: ``uncertainty``, ``provenance``, ``metrics``, ``validity`` of `Twin`.
 
     Returns:
@@ -157,6 +162,8 @@ def twin_of_mpm(
         values["driven_mass_factor"] = np.array(float(model.driven_mass_factor))
     if model.domain_m is not None:
         values["domain_m"] = np.array(model.domain_m, np.float64)
+    if ground_gap_m is not None and model.colliders:
+        values["ground_gap_m"] = np.array(float(ground_gap_m))
     if surface_position_m is not None:
         values["surface_position_m"] = np.asarray(surface_position_m)
     weights: dict[str, np.ndarray] = {}
@@ -217,14 +224,16 @@ def mpm_of(twin: Twin) -> MpmParts:
         )
         used = {name: _tensor(values.pop(name)) for name in material.used}
         colliders: tuple[Collider, ...] = ()
+        lattice = (0.0, 0.0, 0.0)
         if "ground_normal" in values:
             colliders = (_ground(twin, values),)
+            lattice = _lattice(values, colliders[0])
             used["friction"] = _tensor(values.pop("friction"))
         if "heterogeneity" in values:
             used["heterogeneity"] = _tensor(values.pop("heterogeneity"))
         velocity = _sized(twin, values, "start_velocity_m_per_s", (3,))
         spin = _sized(twin, values, "start_spin_rad_per_s", (3,))
-        model = _model(twin, values, material, colliders)
+        model = _model(twin, values, material, colliders, lattice)
         parameters = MpmParameters(**used)
         parameters.check(model, 1)
     except KeyError as error:
@@ -244,6 +253,7 @@ def _model(
     values: dict[str, np.ndarray],
     material: Material,
     colliders: tuple[Collider, ...],
+    lattice_m: tuple[float, float, float],
 ) -> MpmModel:
     gravity = _sized(twin, values, "gravity_m_per_s2", (3,))
     more: dict[str, Any] = {}
@@ -260,6 +270,7 @@ def _model(
         colliders,
         driven_index=twin.driven_index,
         gravity_m_per_s2=(float(gravity[0]), float(gravity[1]), float(gravity[2])),
+        lattice_m=lattice_m,
         **more,
     )
 
@@ -295,7 +306,19 @@ def _ground(twin: Twin, values: dict[str, np.ndarray]) -> Collider:
     if normal.shape != (3,):
         raise _wrong(twin, "ground_normal", f"shape {normal.shape}", "(3,)")
     x, y, z = (float(c) for c in normal)
+    if "ground_gap_m" in values:
+        # Nodes on the plane count as inside whatever the last digit of their height says.
+        offset_m += _ON_PLANE * float(values["spacing_m"]) - float(values["ground_gap_m"])
     return Collider.ground(offset_m, normal=(x, y, z), condition=condition)
+
+
+def _lattice(values: dict[str, np.ndarray], ground: Collider) -> tuple[float, float, float]:
+    """A node under the ground by the gap that was fitted; the world's origin without one."""
+    if values.pop("ground_gap_m", None) is None:
+        return (0.0, 0.0, 0.0)
+    normal = matrix_from_quat_wxyz(ground.quat_wxyz)[:, 2]
+    node = np.array(ground.position_m) - _ON_PLANE * float(values["spacing_m"]) * normal
+    return (float(node[0]), float(node[1]), float(node[2]))
 
 
 def _adapter_of(twin: Twin) -> StressAdapter | None:
