@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from functools import cache
 from pathlib import Path
@@ -29,6 +30,7 @@ from recon.score_motion import predict_motion, score_motion
 from recon.tracks import Tracks
 
 SMALL = MosaConfig(particles=512, points=60, adapter=False, heterogeneity=False)
+LEARNING = dataclasses.replace(SMALL, adapter=True, heterogeneity=True)
 
 
 @pytest.fixture
@@ -97,15 +99,20 @@ class _Kill(Progress):
         return one()
 
 
+@functools.cache
+def _uninterrupted() -> Twin:
+    """With the steps that the test below sets."""
+    return identify_motion(soft_drop(), LEARNING, name="cube")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("stage", "step"), [("refine the prior", 1), ("adapter and field", 6)])
 def test_a_killed_run_goes_on_to_the_same_twin(
     short: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stage: str, step: int
 ) -> None:
     monkeypatch.setattr(mosa_config, "_JOINT_STEPS", {"quick": 8, "full": 8})
-    config = dataclasses.replace(SMALL, adapter=True, heterogeneity=True)
-    motion = soft_drop()
-    whole = identify_motion(motion, config, name="cube")
+    config, motion = LEARNING, soft_drop()
+    whole = _uninterrupted()
     job = MotionJob.of(config, [motion])
     with (
         RunFolder(tmp_path / "run", job) as run,
