@@ -21,11 +21,21 @@ from safetensors.numpy import save as save_safetensors
 
 from physgym.errors import TwinError
 
-__all__ = ["COPY_AGAIN", "FORMAT", "FORMAT_VERSION", "GROUPS", "is_twin_folder", "read", "write"]
+__all__ = [
+    "BLOBS",
+    "COPY_AGAIN",
+    "FORMAT",
+    "FORMAT_VERSION",
+    "GROUPS",
+    "is_twin_folder",
+    "read",
+    "write",
+]
 
 FORMAT = "physgym-twin"
 FORMAT_VERSION = 1
 GROUPS = ("geometry", "parameters", "uncertainty", "residual")
+BLOBS = ("splats.ply",)  # files of another format than arrays
 COPY_AGAIN = "copy the twin again from where it was made, or make it again"
 
 _MANIFEST = "twin.json"
@@ -50,13 +60,19 @@ def is_twin_folder(folder: str | Path) -> bool:
     return isinstance(manifest, dict) and manifest.get("format") == FORMAT
 
 
-def write(folder: Path, document: dict[str, Any], groups: dict[str, dict[str, np.ndarray]]) -> Path:
+def write(
+    folder: Path,
+    document: dict[str, Any],
+    groups: dict[str, dict[str, np.ndarray]],
+    blobs: dict[str, bytes] | None = None,
+) -> Path:
     """Write a twin folder under a temporary name and put it in place in one step.
 
     Args:
         folder: where; its parent is made when missing.
         document: JSON values for ``twin.json``.
         groups: arrays of each of `GROUPS`.
+        blobs: contents of some of `BLOBS`.
 
     Returns:
         The folder, absolute.
@@ -72,7 +88,7 @@ def write(folder: Path, document: dict[str, Any], groups: dict[str, dict[str, np
         fresh.chmod(0o755)
         if replaces:
             _carry_over(target, fresh)
-        _write_files(fresh, document, groups)
+        _write_files(fresh, document, groups, blobs or {})
         _put_in_place(fresh, target, replaces=replaces)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -81,7 +97,7 @@ def write(folder: Path, document: dict[str, Any], groups: dict[str, dict[str, np
 
 def read(
     folder: Path, fields: tuple[str, ...]
-) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
+) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]], dict[str, bytes]]:
     """Read a twin folder.
 
     Args:
@@ -89,7 +105,8 @@ def read(
         fields: what ``twin.json`` must hold besides the format's own fields.
 
     Returns:
-        The fields, and the arrays of each of `GROUPS` (empty where the twin has none).
+        The fields, the arrays of each of `GROUPS` (empty where the twin has none), and the contents
+        of those of `BLOBS` that it has.
 
     Raises:
         TwinError: naming the file and field, if anything is missing, foreign, damaged, truncated
@@ -98,9 +115,14 @@ def read(
     folder = folder.expanduser()
     manifest = _read_manifest(folder, fields)
     groups: dict[str, dict[str, np.ndarray]] = {group: {} for group in GROUPS}
+    blobs: dict[str, bytes] = {}
     for name, entry in manifest["files"].items():
-        groups[name.partition(".")[0]] = _read_arrays(folder / name, entry)
-    return {key: manifest[key] for key in fields}, groups
+        content = _read_checked(folder / name, entry)
+        if name in BLOBS:
+            blobs[name] = content
+        else:
+            groups[name.partition(".")[0]] = _arrays_of(content, folder / name)
+    return {key: manifest[key] for key in fields}, groups, blobs
 
 
 def _document_hash(manifest: dict[str, Any]) -> str:
@@ -124,16 +146,21 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _write_files(
-    folder: Path, document: dict[str, Any], groups: dict[str, dict[str, np.ndarray]]
+    folder: Path,
+    document: dict[str, Any],
+    groups: dict[str, dict[str, np.ndarray]],
+    blobs: dict[str, bytes],
 ) -> None:
     files: dict[str, Any] = {}
-    for group, arrays in groups.items():
-        if not arrays and group not in _NEEDED:
-            continue
-        content = save_safetensors(arrays)
-        _write_file(folder / f"{group}.safetensors", content)
+    contents = {
+        f"{group}.safetensors": save_safetensors(arrays)
+        for group, arrays in groups.items()
+        if arrays or group in _NEEDED
+    }
+    for name, content in {**contents, **blobs}.items():
+        _write_file(folder / name, content)
         digest = hashlib.sha256(content).hexdigest()
-        files[f"{group}.safetensors"] = {"bytes": len(content), "sha256": digest}
+        files[name] = {"bytes": len(content), "sha256": digest}
     manifest = {"format": FORMAT, "version": FORMAT_VERSION, **document, "files": files}
     manifest["document_sha256"] = _document_hash(manifest)
     _write_file(folder / _MANIFEST, json.dumps(manifest, indent=2).encode())
@@ -155,7 +182,7 @@ def _check_target(target: Path) -> bool:
 
 
 def _carry_over(old: Path, fresh: Path) -> None:
-    own = {_MANIFEST, *(f"{group}.safetensors" for group in GROUPS)}
+    own = {_MANIFEST, *BLOBS, *(f"{group}.safetensors" for group in GROUPS)}
     for entry in old.iterdir():
         if entry.name in own:
             continue
@@ -234,7 +261,7 @@ def _check_manifest(path: Path, manifest: dict[str, Any], fields: set[str]) -> N
             fix="change a twin with Twin.replace(...).save(...), not by hand",
         )
     files = manifest["files"]
-    allowed = {f"{group}.safetensors" for group in GROUPS}
+    allowed = {*BLOBS, *(f"{group}.safetensors" for group in GROUPS)}
     needed = {f"{group}.safetensors" for group in _NEEDED}
     if not isinstance(files, dict) or not needed <= set(files) <= allowed:
         raise TwinError(
@@ -249,7 +276,7 @@ def _check_manifest(path: Path, manifest: dict[str, Any], fields: set[str]) -> N
             )
 
 
-def _read_arrays(path: Path, entry: dict[str, Any]) -> dict[str, np.ndarray]:
+def _read_checked(path: Path, entry: dict[str, Any]) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -262,6 +289,10 @@ def _read_arrays(path: Path, entry: dict[str, Any]) -> dict[str, np.ndarray]:
     ):
         if got != want:
             raise TwinError(f"{what} {got}", where=str(path), expected=str(want), fix=COPY_AGAIN)
+    return content
+
+
+def _arrays_of(content: bytes, path: Path) -> dict[str, np.ndarray]:
     try:
         arrays: dict[str, np.ndarray] = load_safetensors(content)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:

@@ -2,8 +2,9 @@
 
 A twin folder holds ``twin.json`` (what it is, where it came from, how good it is, and the size and
 SHA-256 of every other file), ``geometry.safetensors``, ``parameters.safetensors`` and, where there
-are any, ``uncertainty.safetensors`` and ``residual.safetensors``. No file is a pickle. A folder is
-written under a temporary name and renamed: a reader sees the old twin or the new one, never half.
+are any, ``uncertainty.safetensors``, ``residual.safetensors`` and ``splats.ply``. No file is a
+pickle. A folder is written under a temporary name and renamed: a reader sees the old twin or the
+new one, never half.
 Shapes: N nodes, K driven points.
 """
 
@@ -21,10 +22,12 @@ import numpy as np
 
 from physgym import _twin_folder
 from physgym._twin_folder import FORMAT, FORMAT_VERSION, is_twin_folder
+from physgym._twin_splats import checked_splats, read_splats, splats_file, splats_text
 from physgym.errors import TwinError
 
 if TYPE_CHECKING:
     from physgym.registration import Registration
+    from physgym.splats import GaussianCloud
 
 __all__ = ["FORMAT_VERSION", "Dynamics", "Kind", "Twin", "is_twin_folder"]
 
@@ -40,7 +43,8 @@ _DTYPES = ("float32", "float64", "int32", "int64")
 class Twin:
     """A digital asset: rest geometry, dynamics and how far to trust them.
 
-    Arrays are copied and made read-only. Two twins with the same `content_hash` behave the same.
+    Arrays are copied and made read-only. Two twins with the same `content_hash` behave the same;
+    what they look like is no part of it.
 
     Attributes:
         name: what people call it.
@@ -57,6 +61,7 @@ class Twin:
         provenance: source, its SHA-256, command, version, date; JSON values only.
         metrics: scores with the baselines beside them; JSON values only.
         validity: ranges of strain, speed and the like seen in the data; JSON values only.
+        splats: what it looks like where ``rest_position`` is, on the CPU; None when nobody looked.
     """
 
     name: str
@@ -71,6 +76,7 @@ class Twin:
     provenance: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     validity: dict[str, Any] = field(default_factory=dict)
+    splats: GaussianCloud | None = None
 
     def __post_init__(self) -> None:
         _check_texts(self)
@@ -82,6 +88,7 @@ class Twin:
             _check_uncertainty(key, sigma, self.parameters)
         for notes in _NOTE_FIELDS:
             object.__setattr__(self, notes, _checked_notes(notes, getattr(self, notes)))
+        object.__setattr__(self, "splats", checked_splats(self.splats))
 
     @property
     def node_count(self) -> int:
@@ -114,7 +121,8 @@ class Twin:
         """The twin moved rigidly, to where another recording has the object.
 
         Directions that are fixed to the object (a rod's clamps, a stress adapter's axes) turn with
-        it; gravity and ground stay in the world, rest lengths and everything else as they are.
+        it, and so does its appearance; gravity and ground stay in the world, rest lengths and
+        everything else as they are.
 
         Args:
             T_world_object: maps ``rest_position`` to where it is to be, shape (4, 4).
@@ -155,8 +163,8 @@ class Twin:
     def content_hash(self) -> str:
         """SHA-256 over what decides its behaviour: kind, dynamics, method and every array.
 
-        Name, provenance, metrics and validity do not count, so the same fit run on another day has
-        the same hash.
+        Name, provenance, metrics, validity and appearance do not count, so the same fit run on
+        another day has the same hash.
 
         Returns:
             64 hexadecimal digits.
@@ -186,6 +194,8 @@ class Twin:
         if self.residual:
             count = sum(value.size for value in self.residual.values())
             lines.append(f"  learned residual: {count} weights")
+        if self.splats is not None:
+            lines.append(f"  appearance: {splats_text(self.splats)}")
         for title, notes in (("metrics", self.metrics), ("source", self.provenance)):
             for key in sorted(notes):
                 if isinstance(notes[key], (str, int, float)):
@@ -208,7 +218,8 @@ class Twin:
         """
         document = {key: getattr(self, key) for key in _TEXT_FIELDS + _NOTE_FIELDS}
         document["content_sha256"] = self.content_hash()
-        return _twin_folder.write(Path(folder), document, _array_groups(self))
+        blobs = splats_file(self.splats)
+        return _twin_folder.write(Path(folder), document, _array_groups(self), blobs)
 
     @classmethod
     def load(cls, folder: str | Path) -> Twin:
@@ -225,7 +236,7 @@ class Twin:
                 truncated or of another format version.
         """
         fields = (*_TEXT_FIELDS, *_NOTE_FIELDS, "content_sha256")
-        document, groups = _twin_folder.read(Path(folder), fields)
+        document, groups, blobs = _twin_folder.read(Path(folder), fields)
         content = document.pop("content_sha256")
         geometry = groups.pop("geometry")
         if set(geometry) != {"rest_position", "driven_index"}:
@@ -235,8 +246,9 @@ class Twin:
                 expected="rest_position and driven_index",
                 fix=_twin_folder.COPY_AGAIN,
             )
+        splats = read_splats(blobs, folder)
         try:
-            twin = cls(**document, **geometry, **groups)  # type: ignore[arg-type]
+            twin = cls(**document, **geometry, **groups, splats=splats)  # type: ignore[arg-type]
         except TwinError as error:
             raise TwinError(
                 error.what,

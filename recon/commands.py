@@ -37,8 +37,9 @@ class Reconstruct:
     """Recordings: an episode, or a file or folder of tracks."""
     out: Path
     """Where the twin goes (a folder)."""
-    method: Literal["phystwin", "mosa"] = "phystwin"
-    """How the twin is identified: phystwin makes springs or a rod, mosa a continuum (a volume)."""
+    method: Literal["phystwin", "mosa", "spring-gaus"] = "phystwin"
+    """How the twin is identified: phystwin makes springs or a rod, mosa a continuum (a volume),
+    spring-gaus springs that fit the images of an episode (docs/methods/spring_gaus.md)."""
     prior: Literal["linear", "neo-hookean", "fixed-corotated", "stvk"] = "neo-hookean"
     """Of mosa: the isotropic elastic law."""
     adapter: bool = True
@@ -64,7 +65,7 @@ class Reconstruct:
     """Of tracks: height of a level ground that a network or a continuum touches [m]; none when not
     given. Episodes find their table."""
     nodes: int = 700
-    """Of an episode: nodes of the network at most; time grows with it."""
+    """Of an episode: nodes of the network at most (spring-gaus: 400); time grows with it."""
     self_collision: Literal["auto", "on", "off"] = "auto"
     """Of an episode: let the object touch itself; 'auto' does so for sheets and ropes."""
     calibration: Path | None = None
@@ -72,6 +73,8 @@ class Reconstruct:
     robot: Path | None = None
     """Of an episode with joint states: MJCF or URDF of the robot, base at the world's origin, so
     that the arm is not taken for the object."""
+    appearance: bool = True
+    """Of an episode: also learn what the object looks like, as Gaussians that follow the nodes."""
     seed: int = 0
     """Of all random numbers."""
     resume: bool = False
@@ -98,6 +101,13 @@ class Reconstruct:
         if self.method == "phystwin" and self.kind in ("sheet", "volume"):
             raise DataError(
                 f"--kind {self.kind} of tracks", where="reconstruct", expected="rope or network"
+            )
+        if self.method == "spring-gaus":
+            raise DataError(
+                f"{self.source} holds tracks",
+                where="reconstruct: --method spring-gaus",
+                expected="an episode: the method fits images",
+                fix="use --method phystwin or mosa for tracks",
             )
         check_place(self.out)
         if self.method == "mosa":
@@ -138,6 +148,7 @@ class Reconstruct:
             seed=self.seed,
             calibration=self.calibration,
             robot=self.robot,
+            appearance=self.appearance,
             resume=self.resume,
         )
         progress = Progress() if self.json else RichProgress()
@@ -288,14 +299,20 @@ class Benchmark:
     of the future and of another interaction, with three cameras and with one; files go to --out,
     and a run that was cut off goes on there.
     cloth: real clouds of sheets lifted and folded (--data); fits one trial, predicts another.
+    mosa: continuum twins of bodies whose material is known: a pressed cylinder, drops of other
+    heights and orientations, PAC-NeRF's materials, wrong priors; goes on in --out.
     """
 
-    what: Annotated[Literal["dlo", "interactions", "cloth"], tyro.conf.Positional]
+    what: Annotated[Literal["dlo", "interactions", "cloth", "mosa"], tyro.conf.Positional]
     """Which benchmark."""
     data: Path | None = None
     """Folder of the recordings (dlo, cloth)."""
     out: Path | None = None
-    """Folder for everything that is made (interactions)."""
+    """Folder for everything that is made (interactions, mosa)."""
+    part: tuple[
+        Literal["generalisation", "isotropic", "compression", "presets", "priors"], ...
+    ] = ()
+    """mosa: which parts; all when not given."""
     json: Path | None = None
     """Where the figures go."""
     quick: bool = False
@@ -319,6 +336,13 @@ class Benchmark:
 
             folder = self._needed(self.out, "--out")
             run_interactions(folder, self.json, quick=self.quick, seed=self.seed)
+            return 0
+        if self.what == "mosa":
+            from recon.benchmark_mosa import PARTS, run_mosa
+
+            folder = self._needed(self.out, "--out")
+            parts = self.part or PARTS
+            run_mosa(folder, self.json, quick=self.quick, parts=parts, seed=self.seed)
             return 0
         data = self._needed(self.data, "--data")
         if self.what == "cloth":

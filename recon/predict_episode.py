@@ -57,7 +57,7 @@ def predict_episode(
         twin: made from this or another episode of the object.
         perception: of the episode; only `Perception.start_only` of it is used.
         start: pose and velocity where they are known; else the pose is that of the first frame, and
-            the object is at rest (a continuum in the recording it was made from: as fast as then).
+            the object is at rest, or in the recording that the twin was made from as fast as then.
         adapted: with the stress adapter of a continuum twin.
 
     Returns:
@@ -78,9 +78,12 @@ def predict_episode(
         nodes = np.asarray(twin.rest_position, np.float64)
     elif registered:
         twin, nodes = _brought(twin, first)
+    if registered or start.T_world_object is not None:  # not where its recording has it: at rest
+        none, given = np.zeros(3), start.velocity_m_per_s
+        start = dataclasses.replace(start, velocity_m_per_s=none if given is None else given)
     if twin.dynamics == "mpm":
         return _of_particles(twin, first, clock, start, registered, adapted)
-    speed = start.node_velocity(nodes)
+    speed = start.of_nodes(twin, nodes)
 
     def simulate(grips: list[Grip], pushers: list[Pusher], tick: int) -> np.ndarray:
         """Nodes at a tick: where a gripper that closes then finds the object."""
@@ -120,9 +123,6 @@ def _of_particles(
     adapted: bool,
 ) -> Prediction:
     """The same of a continuum twin that has been placed."""
-    if registered or start.T_world_object is not None:  # not where its recording has it: at rest
-        none, given = np.zeros(3), start.velocity_m_per_s
-        start = dataclasses.replace(start, velocity_m_per_s=none if given is None else given)
     velocity, spin = start.or_as_recorded(twin)
     motion_of = partial(
         simulate_mpm,

@@ -51,8 +51,8 @@ def predict_free(
 
     Args:
         twin: of dynamics ``mpm`` or ``spring_mass``, without driven nodes.
-        start: what is not given is the rest pose; and at rest, or of a continuum velocity and spin
-            at the start of the recording it was made from (one of them given, the other is zero).
+        start: what is not given is the rest pose; and velocity and spin at the start of the
+            recording that the twin was made from (one of them given, the other is zero).
         duration_s: [s].
         fps: frames a second.
         adapted: with the stress adapter of a continuum twin.
@@ -89,7 +89,9 @@ def predict_free(
         return FreeMotion(*shown(placed, motion), time_s, motion.deformation)
     nodes = placed.rest_position.astype(np.float64)
     _check_above_ground(placed, nodes)
-    moved = simulate_gripped(placed, [], dt_s, frames=frames, velocity=start.node_velocity(nodes))
+    moved = simulate_gripped(
+        placed, [], dt_s, frames=frames, velocity=start.of_nodes(placed, nodes)
+    )
     surface = placed.parameters.get("surface_position_m")
     if surface is None:
         return FreeMotion(moved, np.ones(len(nodes), bool), time_s, None)

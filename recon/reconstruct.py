@@ -24,7 +24,12 @@ if TYPE_CHECKING:
     from recon.identify.episode_fit import EpisodeConfig
     from recon.identify.mosa_config import MosaConfig
     from recon.identify.progress import Progress
+    from recon.identify.spring_gaus_config import SpringGausConfig
     from recon.perception.result import Perception
+    from recon.splats.posed_images import PosedImages
+    from recon.splats.video import PosedVideo
+
+    Fit = EpisodeConfig | MosaConfig | SpringGausConfig
 
 __all__ = ["ReconstructConfig", "check_place", "is_episode", "reconstruct_episode", "score_twin"]
 
@@ -36,7 +41,8 @@ class ReconstructConfig:
     """How an episode becomes a twin.
 
     Attributes:
-        method: how the twin is identified; ``mosa`` makes a continuum of a volume.
+        method: how the twin is identified; ``mosa`` makes a continuum of a volume, ``spring-gaus``
+            springs that fit the images.
         prior: of mosa: the isotropic elastic law.
         adapter: of mosa: learn a correction of its stress.
         heterogeneity: of mosa: learn how stiffness varies over the body.
@@ -45,15 +51,16 @@ class ReconstructConfig:
         mass_kg: of the object; that of the recording's metadata when None, else 0.1 kg.
         train_share: share of the frames that is learned from.
         self_collision: let the object touch itself; ``auto`` does so for sheets and ropes.
-        nodes: nodes of the simulated network at most.
+        nodes: nodes of the simulated network at most; of spring-gaus 400 at most.
         seed: of all random numbers.
         calibration: file with ``T_world_cam`` in place of the recording's own.
         robot: MJCF or URDF of the robot, so that it is not taken for the object; needs recorded
             joint states, and its base at the world's origin.
+        appearance: also learn what the object looks like.
         resume: go on with the run in ``OUT.run``.
     """
 
-    method: Literal["phystwin", "mosa"] = "phystwin"
+    method: Literal["phystwin", "mosa", "spring-gaus"] = "phystwin"
     prior: Literal["linear", "neo-hookean", "fixed-corotated", "stvk"] = "neo-hookean"
     adapter: bool = True
     heterogeneity: bool = True
@@ -66,6 +73,7 @@ class ReconstructConfig:
     seed: int = 0
     calibration: Path | None = None
     robot: Path | None = None
+    appearance: bool = True
     resume: bool = False
 
 
@@ -133,21 +141,87 @@ def reconstruct_episode(
             config.calibration,
             progress,
         )
+        video = _video(source, perception, config) if config.method == "spring-gaus" else None
+        wanted = config.appearance and video is None  # spring-gaus sees for itself
+        views = _first_views(source, perception, config) if wanted else None
     perceived_s = time.monotonic() - begun
     mass_kg = config.mass_kg or _noted_mass(notes)
     folder = out.with_name(out.name + ".run")
-    fit = _mosa_fit(config, mass_kg) if config.method == "mosa" else _phystwin_fit(config, mass_kg)
+    fit = _fit_of(config, mass_kg)
     with _run_folder(folder, _Job.of(fit, perception), resume=config.resume) as run:
-        twin = _identified(perception, fit, out.name, progress, run)
+        twin = _identified(perception, video, fit, out.name, progress, run)
     seconds = {"perceive_s": perceived_s, "identify_s": time.monotonic() - begun - perceived_s}
     notes = {"command": " ".join(sys.argv[1:]), "seconds": seconds, "source": str(episode)}
     twin = twin.replace(provenance={**twin.provenance, **notes})
     twin.save(out)
     if not twin.provenance["stopped_early"]:
         shutil.rmtree(folder, ignore_errors=True)
+    twin = _with_appearance(twin, views, perception, config, progress)
     twin = twin.replace(metrics=score_twin(twin, perception))
     twin.save(out)
     return twin
+
+
+def _first_views(
+    source: Path, perception: Perception, config: ReconstructConfig
+) -> PosedImages | None:
+    """What the cameras saw in frame 0; None, with a warning, where that cannot be read."""
+    from recon.splats.frame import posed_frame
+    from recon.tracks import PhysGymWarning
+
+    try:
+        return posed_frame(source, perception, 0, calibration=config.calibration)
+    except DataError as error:
+        what = f"the twin has no appearance: {error.what} ({error.where})"
+        warnings.warn(what, PhysGymWarning, stacklevel=3)
+        return None
+
+
+def _with_appearance(
+    twin: Twin,
+    views: PosedImages | None,
+    perception: Perception,
+    config: ReconstructConfig,
+    progress: Progress,
+) -> Twin:
+    """The twin with what it looks like; as it is where nothing shows it, or at Ctrl-C."""
+    if views is None:
+        return twin
+    from recon.appearance import AppearanceConfig, fit_appearance
+
+    fit = AppearanceConfig(seed=config.seed)
+    begun = time.monotonic()
+    try:
+        with progress.stage("appearance", fit.iterations) as tick:
+            splats = fit_appearance(views, perception, fit, on_step=tick)
+    except KeyboardInterrupt:
+        progress.say("stopped: the twin stays without an appearance")
+        return twin
+    seconds = {**twin.provenance["seconds"], "appearance_s": time.monotonic() - begun}
+    return twin.replace(splats=splats, provenance={**twin.provenance, "seconds": seconds})
+
+
+def _video(source: Path, perception: Perception, config: ReconstructConfig) -> PosedVideo:
+    """The frames that are learned from."""
+    from recon.splats.video import posed_video
+
+    stop = max(3, round(config.train_share * perception.tracks.frame_count))
+    return posed_video(source, perception, stop_frame=stop, calibration=config.calibration)
+
+
+def _fit_of(config: ReconstructConfig, mass_kg: float | None) -> Fit:
+    if config.method == "mosa":
+        return _mosa_fit(config, mass_kg)
+    if config.method == "phystwin":
+        return _phystwin_fit(config, mass_kg)
+    from recon.identify.spring_gaus_config import SpringGausConfig
+
+    return SpringGausConfig(
+        budget=config.budget,
+        seed=config.seed,
+        mass_kg=mass_kg,
+        anchors=min(config.nodes, SpringGausConfig.anchors),
+    )
 
 
 def _phystwin_fit(config: ReconstructConfig, mass_kg: float | None) -> EpisodeConfig:
@@ -179,7 +253,8 @@ def _mosa_fit(config: ReconstructConfig, mass_kg: float | None) -> MosaConfig:
 
 def _identified(
     perception: Perception,
-    fit: EpisodeConfig | MosaConfig,
+    video: PosedVideo | None,
+    fit: Fit,
     name: str,
     progress: Progress,
     run: RunFolder,
@@ -188,9 +263,17 @@ def _identified(
 
     if isinstance(fit, EpisodeConfig):
         return identify_episode(perception, fit, name=name, progress=progress, run=run)
+    if video is not None:
+        from recon.identify.spring_gaus import identify_video
+        from recon.identify.spring_gaus_config import SpringGausConfig
+
+        assert isinstance(fit, SpringGausConfig)
+        return identify_video(video, perception, fit, name=name, progress=progress, run=run)
     from recon.identify.mosa import identify_motion
+    from recon.identify.mosa_config import MosaConfig
     from recon.identify.motion import Motion
 
+    assert isinstance(fit, MosaConfig)
     motion = Motion.from_perception(perception, seed=fit.seed)
     return identify_motion(motion, fit, name=name, progress=progress, run=run)
 

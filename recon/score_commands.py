@@ -14,8 +14,9 @@ from physgym.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
+    from rich.console import Console
 
-    from physgym.report import Figure
+    from physgym.report import Figure, Section
     from physgym.twin import Twin
     from recon.perception.perceive import PerceiveConfig
     from recon.perception.prompt import Prompt
@@ -39,12 +40,14 @@ class ScoredEpisode:
 
     Attributes:
         score: see `recon.score_episode.score_prediction`, with ``seconds_of``: wall time of
-            perceiving, predicting and scoring [s].
+            perceiving, predicting, scoring and drawing [s].
         strip: pictures of it, where they were asked for.
+        images: of the report, how the twin looks beside the recording; None where it was not drawn.
     """
 
     score: dict[str, Any]
     strip: Figure | None
+    images: Section | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class Score:
     """Where the figures go, frame by frame, in metres."""
     report: Path | None = None
     """Where a page with pictures and curves goes (.html)."""
+    images: bool = True
+    """Draw a twin that has an appearance into the recording's cameras and compare images."""
     click: tuple[str, ...] = ()
     """Where the object is in the first image, as CAMERA:U,V in pixels; for what does not stand out
     from the table, and was not perceived before."""
@@ -89,13 +94,16 @@ class Score:
         for path in self.episodes:
             progress.say(f"{path}: perceive, predict, score")
             pictures = self.report is not None
-            scored.append(score_recording(twin, path, prompts=prompts, pictures=pictures))
+            scored.append(
+                score_recording(twin, path, prompts=prompts, pictures=pictures, images=self.images)
+            )
         scores = [one.score for one in scored]
         if self.json is not None:
             write_scores(self.json, scores, twin=twin.name, about=twin.provenance)
         if self.report is not None:
             strips = [one.strip for one in scored]
-            write_report(self.report, twin=twin.name, scores=scores, strips=strips)
+            looks = [one.images for one in scored]
+            write_report(self.report, twin=twin.name, scores=scores, strips=strips, images=looks)
         print_scores(scores)
         for place in (self.json, self.report):
             if place is not None:
@@ -118,6 +126,7 @@ def score_recording(
     config: PerceiveConfig | None = None,
     prompts: Mapping[str, Prompt] | None = None,
     pictures: bool = False,
+    images: bool = False,
     train_stop: int | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> ScoredEpisode:
@@ -130,6 +139,8 @@ def score_recording(
         prompts: by camera name. With neither, what was perceived of this recording before is taken
             as it is, so that a twin is scored on what it was fitted on.
         pictures: also draw the strip.
+        images: also draw the twin into the cameras, where it has an appearance and the recording
+            masks; the score has ``images`` then (`recon.render_episode`).
         train_stop: where the frames that were fitted on end; None takes the twin's word for it.
         say: told each stage.
 
@@ -168,13 +179,59 @@ def score_recording(
         ignored=evidence.ignored,
     )
     marks.append(time.perf_counter())
-    stages = ("perceive", "predict", "score")
+    looks = None
+    if images and twin.splats is not None and perception.masks is not None:
+        say("draw")
+        looks = _drawn(twin, path, perception, prediction.points, evidence, score, pictures)
+    marks.append(time.perf_counter())
+    stages = ("perceive", "predict", "score", "draw")
     score["seconds_of"] = {name: b - a for name, a, b in zip(stages, marks[:-1], marks[1:])}
     picture = None
     if evidence.strip is not None:
         shell = prediction.points[:, prediction.visible_surface]
         picture = picture_strip(evidence.strip, perception.time_s, shell, stop)
-    return ScoredEpisode(score, picture)
+    return ScoredEpisode(score, picture, looks)
+
+
+def _drawn(
+    twin: Twin,
+    path: Path,
+    perception: Perception,
+    points: np.ndarray,
+    evidence: _Evidence,
+    score: dict[str, Any],
+    pictures: bool,
+) -> Section | None:
+    """Scores of images, into the score; and their section of the report where it is wanted."""
+    from recon.image_report import image_section
+    from recon.render_episode import render_episode
+    from recon.render_pictures import Beside, beside_strip, beside_video
+    from recon.splats.frame import recorded_images
+    from recon.splats.perceptual import load_lpips
+    from recon.tracks import PhysGymWarning
+
+    stop, lpips = score["train_stop"], load_lpips()
+    with recorded_images(path, perception) as images:
+        try:
+            found = render_episode(
+                twin,
+                perception,
+                points,
+                images,
+                train_stop=stop,
+                ignored=evidence.ignored,
+                lpips=lpips,
+            )
+        except DataError as error:  # a processed case may have come without its images
+            what = f"{perception.name}: images are not compared: {error.what} ({error.where})"
+            warnings.warn(what, PhysGymWarning, stacklevel=3)
+            return None
+        score["images"] = found
+        if not pictures:
+            return None
+        beside = Beside.of(twin, perception, points, images)
+        video, strip = beside_video(beside), beside_strip(beside, stop)
+    return image_section(found, f"{score['episode']}: images", [video, strip])
 
 
 @dataclass(frozen=True, eq=False)
@@ -299,6 +356,8 @@ def print_scores(scores: list[dict[str, Any]]) -> None:
             table.add_row(part, *row[1:], style=style, end_section=row[1] == PAPER_ROW)
         table.caption = start_text(score)
         console.print(table)
+        if "images" in score:
+            _print_images(console, score)
     console.print(
         f"{PAPER_ROW}: figures of its paper, means of its own 22 scenes and three D455; other "
         "objects and cameras, for orientation only",
@@ -306,3 +365,22 @@ def print_scores(scores: list[dict[str, Any]]) -> None:
         markup=False,
         highlight=False,
     )
+
+
+def _print_images(console: Console, score: Mapping[str, Any]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from recon.image_report import IMAGE_COLUMNS, image_columns, image_rows
+
+    columns = image_columns(score["images"])
+    table = Table(title=Text(f"{score['episode']}: images"), title_justify="left")
+    for title in ("part", "who"):
+        table.add_column(title, no_wrap=True)
+    for key in columns:
+        table.add_column(Text(IMAGE_COLUMNS[key]), justify="right")
+    table.add_column("frames", justify="right", min_width=6)
+    for row in image_rows(score["images"], columns):
+        table.add_row(*row, style={"twin": "bold"}.get(row[1], ""))
+    table.caption = f"LPIPS: {score['images']['lpips']}"
+    console.print(table)

@@ -265,6 +265,7 @@ def write_report(
     twin: str,
     scores: Sequence[Mapping[str, Any]],
     strips: Sequence[Figure | None],
+    images: Sequence[Section | None] = (),
 ) -> Path:
     """Write the page.
 
@@ -273,6 +274,7 @@ def write_report(
         twin: its name.
         scores: of each episode.
         strips: the pictures of each episode.
+        images: of each episode, what the twin looks like in it (`recon.image_report`).
 
     Returns:
         The path.
@@ -285,6 +287,7 @@ def write_report(
         blocks += [plot_errors(score), Table(header, table_rows(score, columns))]
         blocks.append(Text(start_text(score)))
         sections.append(Section(f"{score['episode']}: {score['seconds']:.1f} s", blocks))
+    sections += [section for section in images if section is not None]
     meaning = [[key, DEFINITIONS[key]] for key in DEFINITIONS]
     note = Text(
         f"{PAPER_ROW}: figures of its paper, means of its own 22 scenes, filmed by three D455, "

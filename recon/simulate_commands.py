@@ -43,12 +43,18 @@ class Simulate:
     not given: where the recording's first frame has it, or the rest pose."""
     initial_velocity: tuple[float, float, float] | None = None
     """VX VY VZ of its centre at the start [m/s]. When neither this nor --initial-spin is given:
-    what the first frames of tracks tell, or none; of a continuum (mpm) with --duration, or with the
-    recording that it was made from, as then."""
+    what the first frames of tracks tell; with --duration, or with the episode that the twin was
+    made from, as then where it knows (mpm, spring-gaus); else none."""
     initial_spin: tuple[float, float, float] | None = None
     """WX WY WZ about its centre at the start [rad/s]."""
     duration: float | None = None
     """How long, where no recording says it [s]."""
+    gravity: tuple[float, float, float] | None = None
+    """With --duration: GX GY GZ in place of the twin's own [m/s^2]."""
+    ground: float | None = None
+    """With --duration: height of a level ground in place of the twin's own [m]."""
+    friction: float | None = None
+    """With --duration: Coulomb coefficient of the ground in place of the twin's own."""
     fps: float = 30.0
     """With --duration: frames a second."""
     calibration: Path | None = None
@@ -81,6 +87,14 @@ class Simulate:
                 " and ".join(f"--{flag}" for flag in given) or "nothing that says how long",
                 where="simulate",
                 expected="one of --episode, --tracks and --duration",
+            )
+        other = (self.gravity, self.ground, self.friction)
+        if self.duration is None and any(value is not None for value in other):
+            raise DataError(
+                "--gravity, --ground or --friction with a recording",
+                where="simulate",
+                expected="them with --duration only: a recording has its own",
+                fix="leave them out",
             )
         start = Start.of(self.initial_pose, self.initial_velocity, self.initial_spin)
         twin = Twin.load(self.twin)
@@ -166,9 +180,13 @@ class Simulate:
     def _alone(self, twin: Twin, start: Start) -> int:
         import numpy as np
 
+        from physgym.surroundings import surrounded
         from recon.predict_free import predict_free
 
         assert self.duration is not None
+        twin = surrounded(
+            twin, gravity_m_per_s2=self.gravity, ground_m=self.ground, friction=self.friction
+        )
         found = predict_free(
             twin, start, duration_s=self.duration, fps=self.fps, adapted=self.residual
         )

@@ -87,20 +87,33 @@ class Start:
         return any(part is not None for part in parts)
 
     def or_as_recorded(self, twin: Twin) -> tuple[np.ndarray, np.ndarray]:
-        """Velocity and spin, or where neither is given those of a continuum twin's recording.
+        """Velocity and spin, or where neither is given those of the twin's recording.
 
         Args:
-            twin: of dynamics ``mpm``.
+            twin: of dynamics ``mpm`` or ``spring_mass``; at rest where it does not say.
 
         Returns:
             Velocity [m/s] and angular velocity [rad/s], each of shape (3,).
         """
         v, w = self.velocity_m_per_s, self.spin_rad_per_s
         if v is None and w is None:
-            v = twin.parameters["start_velocity_m_per_s"]
-            w = twin.parameters["start_spin_rad_per_s"]
+            v = twin.parameters.get("start_velocity_m_per_s")
+            w = twin.parameters.get("start_spin_rad_per_s")
         none = np.zeros(3)
         return (none if v is None else np.asarray(v)), (none if w is None else np.asarray(w))
+
+    def of_nodes(self, twin: Twin, nodes: np.ndarray) -> np.ndarray:
+        """Velocity of the nodes of a twin; see `or_as_recorded`.
+
+        Args:
+            twin: of dynamics ``spring_mass``.
+            nodes: [m], shape (N, 3).
+
+        Returns:
+            [m/s], shape (N, 3).
+        """
+        velocity, spin = self.or_as_recorded(twin)
+        return Start(None, velocity, spin).node_velocity(nodes)
 
     def node_velocity(self, nodes: np.ndarray) -> np.ndarray:
         """Of points that move rigidly and weigh the same.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial import cKDTree
 
+from physgym._twin_splats import placed_splats
 from physgym.errors import TwinError
 from physgym.frames import apply_T
 from physgym.registration.register import Registration, RegistrationWarning, register
@@ -98,7 +99,11 @@ def place_twin(twin: Twin, T_world_object: np.ndarray) -> Twin:
         )
     moved = apply_T(pose, twin.rest_position.astype(np.float64))
     return twin.replace(
-        rest_position=moved, parameters=parameters, uncertainty=uncertainty, residual=residual
+        rest_position=moved,
+        parameters=parameters,
+        uncertainty=uncertainty,
+        residual=residual,
+        splats=placed_splats(twin.splats, pose),
     )
 
 

@@ -12,12 +12,14 @@ from physgym.twin import Twin
 
 if TYPE_CHECKING:
     from physgym.sim.contact import GroundPlane, SelfCollision
-    from physgym.sim.spring_mass import SpringMassModel, SpringMassParameters
+    from physgym.sim.spring_mass import ForceLaw, SpringMassModel, SpringMassParameters
 
-__all__ = ["build_solver", "network_of"]
+__all__ = ["build_solver", "law_code", "network_of"]
 
 _NETWORK_SCALARS = ("stiffness_n", "dashpot_ns_per_m", "drag_per_s", "restitution", "friction")
-# What says how a network is gripped and seen, not how it moves by itself.
+# Elastic laws by their number in the parameter ``force_law``; without it the law is the first.
+_LAWS = ("strain", "hooke", "soft", "power")
+# What says how a network starts, is gripped and is seen, not how it moves by itself.
 _HANDLING = (
     "bending_length_m",
     "grip_radius_m",
@@ -26,6 +28,8 @@ _HANDLING = (
     "length_exponent",
     "pusher_friction",
     "spacing_m",
+    "start_spin_rad_per_s",
+    "start_velocity_m_per_s",
     "surface_position_m",
 )
 
@@ -81,11 +85,24 @@ def _spring_mass(twin: Twin, worlds: int, device: str, options: dict[str, Any]) 
     return SpringMassSolver(model, parameters, worlds=worlds, device=device, **options)
 
 
+def law_code(law: ForceLaw) -> int:
+    """The number of an elastic law in a twin's parameter ``force_law``.
+
+    Args:
+        law: of the springs.
+
+    Returns:
+        0 strain, 1 hooke, 2 soft, 3 power.
+    """
+    return _LAWS.index(law.value)
+
+
 def network_of(twin: Twin) -> tuple[SpringMassModel, SpringMassParameters]:
     """Model and parameters of a spring network; a driven node's own mass plays no part.
 
     Args:
-        twin: of dynamics ``spring_mass``.
+        twin: of dynamics ``spring_mass``. ``force_law`` (a number, see `law_code`) and
+            ``law_power`` are optional: PhysTwin's strain law where they are missing.
 
     Returns:
         What `physgym.sim.spring_mass.SpringMassSolver` is made of.
@@ -100,6 +117,7 @@ def network_of(twin: Twin) -> tuple[SpringMassModel, SpringMassParameters]:
     values = {k: v for k, v in twin.parameters.items() if k not in _HANDLING}
     try:
         gravity = values.pop("gravity_m_per_s2")
+        law, power = _law_of(twin, values)
         edges, length = values.pop("springs"), values.pop("spring_rest_length_m")
         # Springs of a sheet push or pull at rest; that is how it resists bending.
         natural = np.array(length) * (1.0 + np.array(values.pop("spring_preload", 0.0)))
@@ -114,6 +132,8 @@ def network_of(twin: Twin) -> tuple[SpringMassModel, SpringMassParameters]:
         twin.rest_position,
         edges,
         driven_index=twin.driven_index,
+        law=law,
+        law_exponent=power,
         gravity_m_per_s2=(float(gravity[0]), float(gravity[1]), float(gravity[2])),
         ground=ground,
         self_collision=collision,
@@ -128,6 +148,16 @@ def network_of(twin: Twin) -> tuple[SpringMassModel, SpringMassParameters]:
         restitution=one["restitution"],
         friction=one["friction"],
     )
+
+
+def _law_of(twin: Twin, values: dict[str, np.ndarray]) -> tuple[ForceLaw, float]:
+    """Elastic law and exponent, taken out of the parameters."""
+    from physgym.sim.spring_mass import ForceLaw
+
+    code, power = int(values.pop("force_law", 0)), float(values.pop("law_power", 0.5))
+    if not 0 <= code < len(_LAWS):
+        raise _parameter_error(twin, f"force_law {code}, of {len(_LAWS)} that are known")
+    return ForceLaw(_LAWS[code]), power
 
 
 def _contacts(values: dict[str, np.ndarray]) -> tuple[GroundPlane | None, SelfCollision | None]:

@@ -19,7 +19,7 @@ from physgym.files import write_atomically
 from physgym.splats.cloud import GaussianCloud
 from physgym.splats.harmonics import BASIS_COUNTS
 
-__all__ = ["load_ply", "save_ply"]
+__all__ = ["decode_ply", "encode_ply", "load_ply", "save_ply"]
 
 _TYPES = {
     "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "<i2", "int16": "<i2",
@@ -44,6 +44,22 @@ def save_ply(path: str | Path, cloud: GaussianCloud) -> None:
     Raises:
         DataError: if a number is not finite.
     """
+    write_atomically(Path(path), encode_ply(cloud, str(path)))
+
+
+def encode_ply(cloud: GaussianCloud, where: str = "encode_ply") -> bytes:
+    """The content of a file.
+
+    Args:
+        cloud: what to write.
+        where: named in errors.
+
+    Returns:
+        The bytes; isotropic Gaussians get three equal scales.
+
+    Raises:
+        DataError: if a number is not finite.
+    """
     plain = cloud.detach().to("cpu")
     count, basis = len(plain), plain.sh.shape[1]
     rest = 3 * (basis - 1)
@@ -59,11 +75,10 @@ def save_ply(path: str | Path, cloud: GaussianCloud) -> None:
         plain.quat_wxyz,
     ]
     table = torch.cat(columns, dim=1).numpy().astype("<f4")
-    _refuse_not_finite(table, Path(path))
+    _refuse_not_finite(table, where)
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {count}"]
     header += [f"property float {name}" for name in names]
-    content = "\n".join([*header, "end_header", ""]).encode("ascii") + table.tobytes()
-    write_atomically(Path(path), content)
+    return "\n".join([*header, "end_header", ""]).encode("ascii") + table.tobytes()
 
 
 def load_ply(
@@ -88,8 +103,29 @@ def load_ply(
         DataError: if the file is no such PLY, is cut off, lacks properties, or has numbers that
             are not finite.
     """
-    path = Path(path)
-    fields = _read_table(path)
+    return decode_ply(
+        Path(path).read_bytes(), str(path), isotropic=isotropic, drop_not_finite=drop_not_finite
+    )
+
+
+def decode_ply(
+    content: bytes, where: str, *, isotropic: bool = False, drop_not_finite: bool = False
+) -> GaussianCloud:
+    """Read the content of a file; see `load_ply`.
+
+    Args:
+        content: the bytes.
+        where: named in errors and warnings.
+        isotropic: as in `load_ply`.
+        drop_not_finite: likewise.
+
+    Returns:
+        The cloud, on the CPU.
+
+    Raises:
+        DataError: as `load_ply`.
+    """
+    fields = _read_table(content, where)
     single = "scale" in fields or not {"scale_1", "scale_2"} & set(fields)
     scales = ("scale",) if "scale" in fields else _SCALES[: 1 if single else 3]
     rest_count = sum(re.fullmatch(r"f_rest_\d+", name) is not None for name in fields)
@@ -102,26 +138,26 @@ def load_ply(
     if missing or 1 + rest_count / 3 not in BASIS_COUNTS:
         raise DataError(
             f"properties {', '.join(fields)}" + (f" without {missing}" if missing else ""),
-            where=str(path),
+            where=where,
             expected="x y z f_dc_0..2 (0, 9, 24 or 45 of f_rest_*) opacity scale_0..2 rot_0..3",
             fix="export it as an uncompressed 3DGS PLY, such as from SuperSplat",
         )
     unknown = sorted(set(fields) - set(needed) - set(_NORMAL))
     if unknown:
-        warnings.warn(f"{path}: properties {unknown} are not read", stacklevel=2)
+        warnings.warn(f"{where}: properties {unknown} are not read", stacklevel=3)
     with np.errstate(over="ignore"):  # a double beyond float32 is infinite, and refused as such
         table = np.stack([fields[name].astype(np.float32) for name in needed], axis=1)
     if drop_not_finite:
         fine = np.isfinite(table).all(axis=1)
         if not fine.all():
-            warnings.warn(f"{path}: {(~fine).sum()} Gaussians left out, not finite", stacklevel=2)
+            warnings.warn(f"{where}: {(~fine).sum()} Gaussians left out, not finite", stacklevel=3)
         table = table[fine]
-    _refuse_not_finite(table, path)
-    return _cloud(torch.from_numpy(table), rest_count, len(scales), isotropic, path)
+    _refuse_not_finite(table, where)
+    return _cloud(torch.from_numpy(table), rest_count, len(scales), isotropic, where)
 
 
 def _cloud(
-    table: torch.Tensor, rest_count: int, scales: int, isotropic: bool, path: Path
+    table: torch.Tensor, rest_count: int, scales: int, isotropic: bool, where: str
 ) -> GaussianCloud:
     """Columns as the parts of a cloud."""
     mean, dc, rest, opacity, scale, quat = table.split([3, 3, rest_count, 1, scales, 4], dim=1)
@@ -129,7 +165,7 @@ def _cloud(
         if (scale != scale[:, :1]).any():
             raise DataError(
                 "three different scales",
-                where=str(path),
+                where=where,
                 expected="equal scales, because isotropic=True",
                 fix="load with isotropic=False",
             )
@@ -139,31 +175,29 @@ def _cloud(
     return GaussianCloud(*(part.contiguous() for part in parts))
 
 
-def _read_table(path: Path) -> dict[str, np.ndarray]:
+def _read_table(content: bytes, where: str) -> dict[str, np.ndarray]:
     """Columns of the vertex element by name."""
-    with path.open("rb") as stream:
-        content = stream.read()
     end = content.find(b"end_header", 0, _LONGEST_HEADER)
     if not content.startswith(b"ply") or end < 0:
-        raise _no_splats(path, "no PLY header")
+        raise _no_splats(where, "no PLY header")
     start = content.index(b"\n", end) + 1 if b"\n" in content[end:] else len(content)
     lines = [line.split() for line in content[:end].decode("latin-1").splitlines()]
     formats = [line[1] for line in lines if line[:1] == ["format"] and len(line) > 1]
     if formats != ["binary_little_endian"]:
-        raise _no_splats(path, f"format {' '.join(formats) or 'missing'}")
-    for name, count, properties in _elements(lines, path):
+        raise _no_splats(where, f"format {' '.join(formats) or 'missing'}")
+    for name, count, properties in _elements(lines, where):
         kind = np.dtype(properties)
         if name == "vertex":
             if len(content) < start + count * kind.itemsize:
                 there = (len(content) - start) // max(kind.itemsize, 1)
-                raise _no_splats(path, f"cut off after {there} of {count} Gaussians")
+                raise _no_splats(where, f"cut off after {there} of {count} Gaussians")
             table = np.frombuffer(content, kind, count, start)
             return {field: table[field] for field in kind.names or ()}
         start += count * kind.itemsize
-    raise _no_splats(path, "no element vertex")
+    raise _no_splats(where, "no element vertex")
 
 
-def _elements(lines: list[list[str]], path: Path) -> list[tuple[str, int, list[tuple[str, str]]]]:
+def _elements(lines: list[list[str]], where: str) -> list[tuple[str, int, list[tuple[str, str]]]]:
     """Elements up to the vertices: name, count and properties."""
     found: list[tuple[str, int, list[tuple[str, str]]]] = []
     for line in lines:
@@ -171,32 +205,32 @@ def _elements(lines: list[list[str]], path: Path) -> list[tuple[str, int, list[t
             if found and found[-1][0] == "vertex":
                 break
             if len(line) != 3 or not line[2].isdigit():
-                raise _no_splats(path, f"header line {' '.join(line)!r}")
+                raise _no_splats(where, f"header line {' '.join(line)!r}")
             found.append((line[1], int(line[2]), []))
         elif line[:1] == ["property"]:
             if not found or len(line) != 3 or line[1] not in _TYPES:
-                raise _no_splats(path, f"header line {' '.join(line)!r}")
+                raise _no_splats(where, f"header line {' '.join(line)!r}")
             if line[2] in dict(found[-1][2]):
-                raise _no_splats(path, f"property {line[2]!r} twice")
+                raise _no_splats(where, f"property {line[2]!r} twice")
             found[-1][2].append((line[2], _TYPES[line[1]]))
     return found
 
 
-def _no_splats(path: Path, what: str) -> DataError:
+def _no_splats(where: str, what: str) -> DataError:
     return DataError(
         what,
-        where=str(path),
+        where=where,
         expected="a binary little-endian PLY with one vertex per Gaussian",
         fix="export it as an uncompressed 3DGS PLY, such as from SuperSplat",
     )
 
 
-def _refuse_not_finite(table: np.ndarray, path: Path) -> None:
+def _refuse_not_finite(table: np.ndarray, where: str) -> None:
     bad = np.flatnonzero(~np.isfinite(table).all(axis=1))
     if len(bad):
         raise DataError(
             f"{len(bad)} Gaussians with NaN or infinite numbers, first Gaussian {bad[0]}",
-            where=str(path),
+            where=where,
             expected="finite numbers",
             fix="leave them out: load_ply(path, drop_not_finite=True), or cloud[mask]",
         )

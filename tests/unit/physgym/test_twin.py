@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from physgym import _twin_folder
 from physgym.errors import TwinError
+from physgym.frames import T_from_parts, matrix_from_quat_wxyz
+from physgym.splats import GaussianCloud, rasterize
 from physgym.twin import FORMAT_VERSION, Twin, is_twin_folder
 
 
@@ -270,3 +273,105 @@ def test_a_failed_save_leaves_the_old_twin_whole(saved: Path, monkeypatch, swap:
 def test_a_moved_folder_is_the_same_twin(saved: Path, tmp_path: Path) -> None:
     shutil.move(saved, tmp_path / "elsewhere")
     assert Twin.load(tmp_path / "elsewhere").content_hash() == make_twin().content_hash()
+
+
+def make_splats(*, isotropic: bool = False, degree: int = 2) -> GaussianCloud:
+    draw = torch.Generator().manual_seed(3)
+    count, scales = 40, 1 if isotropic else 3
+    spread = torch.tensor([1.0, 0.05, 0.05])
+    return GaussianCloud(
+        torch.rand(count, 3, generator=draw) * spread,
+        -4.0 + 0.5 * torch.randn(count, scales, generator=draw),
+        torch.randn(count, 4, generator=draw),
+        torch.randn(count, generator=draw),
+        0.4 * torch.randn(count, (degree + 1) ** 2, 3, generator=draw),
+    )
+
+
+@pytest.mark.parametrize("isotropic", [True, False])
+def test_appearance_comes_back_bit_for_bit_and_is_no_behaviour(tmp_path, isotropic) -> None:
+    splats = make_splats(isotropic=isotropic)
+    twin = make_twin(splats=splats)
+    assert twin.content_hash() == make_twin().content_hash()
+    folder = twin.save(tmp_path / "cable")
+    listed = json.loads((folder / "twin.json").read_text())["files"]["splats.ply"]
+    assert listed["bytes"] == (folder / "splats.ply").stat().st_size
+    back = Twin.load(folder).splats
+    for name, value in vars(splats).items():
+        assert torch.equal(getattr(back, name), value), name
+    shape = "isotropic" if isotropic else "anisotropic"
+    assert f"appearance: 40 {shape} Gaussians, harmonics of degree 2" in Twin.load(folder).summary()
+    twin.replace(splats=None).save(folder)  # and it does not stay behind
+    assert Twin.load(folder).splats is None
+    assert not (folder / "splats.ply").exists()
+
+
+def test_appearance_is_a_copy_without_a_graph() -> None:
+    splats = make_splats()
+    splats.mean.requires_grad_()
+    twin = make_twin(splats=splats)
+    with torch.no_grad():
+        splats.mean.add_(1.0)
+    assert not twin.splats.mean.requires_grad
+    assert torch.equal(twin.splats.mean, make_splats().mean)
+
+
+@pytest.mark.parametrize(
+    ("splats", "what"),
+    [
+        ("a picture", "str"),
+        (make_splats()[:0], "0 Gaussians"),
+        (make_splats().replace(opacity_logit=torch.full((40,), torch.inf)), "opacity_logit"),
+    ],
+)
+def test_wrong_appearance_is_refused(splats, what) -> None:
+    with pytest.raises(TwinError, match=what) as caught:
+        make_twin(splats=splats)
+    assert caught.value.where == "splats"
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "flipped"])
+def test_damaged_appearance_is_named(tmp_path, damage) -> None:
+    path = make_twin(splats=make_splats()).save(tmp_path / "cable") / "splats.ply"
+    content = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(content[:-1])
+    else:
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(TwinError, match=r"splats\.ply"):
+        Twin.load(tmp_path / "cable")
+
+
+@pytest.mark.parametrize("content", [b"", b"ply\nmesh of triangles", b"solid"])
+def test_foreign_appearance_is_refused(tmp_path, content) -> None:
+    folder = make_twin(splats=make_splats()).save(tmp_path / "cable")
+    (folder / "splats.ply").write_bytes(content)
+    digest = {"bytes": len(content), "sha256": _twin_folder.hashlib.sha256(content).hexdigest()}
+    files = json.loads((folder / "twin.json").read_text())["files"]
+    rewrite(folder, files={**files, "splats.ply": digest})
+    with pytest.raises(TwinError, match=r"splats\.ply"):
+        Twin.load(folder)
+
+
+def test_placed_twin_looks_the_same_to_a_camera_that_moved_along() -> None:
+    """Means, axes and harmonics turn: a camera that makes the same move sees the same image."""
+    turn = matrix_from_quat_wxyz(np.array([0.5, 0.7, -0.4, 0.3]) / np.sqrt(0.99))
+    pose = T_from_parts(turn, [0.3, -2.0, 1.1])
+    twin = make_twin(splats=make_splats(degree=3))
+    twin = twin.replace(parameters={"bending_stiffness_nm2": 2e-4}, residual={})
+    view = torch.eye(4)[None].double()
+    view[0, :3, 3] = torch.tensor([0.5, 0.0, -0.8])
+    before = rasterize(twin.splats, _small_camera(view[0].numpy()))
+    after = rasterize(twin.place(pose).splats, _small_camera(pose @ view[0].numpy()))
+    assert float(before.alpha.max()) > 0.5
+    # float32 of metres: the image moves by some 1e-5 pixels.
+    assert torch.allclose(before.rgb, after.rgb, atol=1e-3)
+
+
+def _small_camera(T_world_cam: np.ndarray):
+    from physgym.camera import PinholeCamera
+
+    K = np.array([[50.0, 0, 31.5], [0, 50.0, 15.5], [0, 0, 1]])
+    return PinholeCamera("small", "", 64, 32, K, T_world_cam)

@@ -1,0 +1,289 @@
+"""The dynamic stage of Spring-Gaus: springs, damping and ground from images through simulation.
+
+Shapes: A anchors, G Gaussians, T frames of the video.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+
+from physgym.errors import BlowUpError
+from physgym.splats.skinning import Binding, inverse_distance
+from recon.identify.anchor_rollouts import AnchorPhysics, AnchorRollouts
+from recon.identify.video_loss import VideoLoss
+
+__all__ = ["Descent", "DynamicState", "Dynamics", "start_values"]
+
+_SCAN = 9
+_SOFTEST, _STIFFEST = 3.0, 5000.0  # Young's modulus over the pressure of the body's own weight
+_DAMPING_RATIOS = (0.05, 0.3)  # of the lowest mode: rubber, foam
+_FRICTION, _RESTITUTION = 0.5, 0.02
+_RATES = {
+    "log_stiffness": 0.05, "offset": 0.03, "kappa": 0.03, "log_dashpot": 0.05,
+    "log_friction": 0.03, "logit_restitution": 0.05, "velocity": 0.001,
+}  # fmt: skip
+_GROW = 0.4  # share of the steps after which all frames are fitted
+_LOOK = 5  # steps between two looks at the held-out frames
+_MOST_BLOW_UPS = 4
+_KEYS = tuple(_RATES)
+
+
+def start_values(rollouts: AnchorRollouts) -> dict[str, np.ndarray]:
+    """What the scan starts from, as stiff as a body of this weight and size may be.
+
+    An isotropic network with energy ``k l (strain)^2 / 2`` per spring has Young's modulus
+    ``E = sum(k l) / (6 V)`` (nu = 1/4), from the mean of n^4 over directions.
+
+    Args:
+        rollouts: of the body.
+
+    Returns:
+        Values by name; ``log_stiffness`` and ``log_dashpot`` of every point of the scan.
+    """
+    body = rollouts.body
+    kappa = torch.zeros(())
+    one = body.springs.stiffness(torch.zeros(1), kappa).numpy()
+    area = float(one @ body.springs.rest_length_m) / 6.0  # E V of k = 1 N [J]
+    pull = max(float(np.linalg.norm(body.gravity)), 9.81)
+    modulus = np.geomspace(_SOFTEST, _STIFFEST, _SCAN)
+    # E V = modulus * (m g / size^2) * size^3: density times g times size is the pressure.
+    stiffness = modulus * body.mass_kg * pull * body.size_m / area
+    wave = np.sqrt(stiffness * area / body.mass_kg)  # sqrt(E / rho) [m/s]
+    omega = math.pi * wave / body.size_m
+    length = float(np.median(body.springs.rest_length_m))
+    each = 2.0 / omega * stiffness / length * float(one.mean())  # of a damping ratio of 1
+    dashpot = np.concatenate([ratio * each for ratio in _DAMPING_RATIOS])
+    stiffness = np.tile(stiffness, len(_DAMPING_RATIOS))
+    return {
+        "log_stiffness": np.log(stiffness),
+        "log_dashpot": np.log(dashpot),
+        "offset": np.zeros(len(body.anchors)),
+        "kappa": np.zeros(()),
+        "log_friction": np.array(math.log(_FRICTION)),
+        "logit_restitution": np.array(math.log(_RESTITUTION / (1.0 - _RESTITUTION))),
+    }
+
+
+@dataclass(eq=False)
+class DynamicState:
+    """Where the descent stands: all that a checkpoint keeps.
+
+    Attributes:
+        now: values by name.
+        best: likewise, at the lowest held-out loss.
+        best_loss: that loss.
+        step: steps done.
+        moments: first and second ones of Adam, by name.
+        rate: factor on the learning rates.
+        history: held-out loss by step.
+    """
+
+    now: dict[str, np.ndarray]
+    best: dict[str, np.ndarray]
+    best_loss: float = float("inf")
+    step: int = 0
+    moments: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    rate: float = 1.0
+    history: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Dynamics:
+    """From values by name to Gaussians in every frame, and their loss.
+
+    Attributes:
+        rollouts: of the anchors.
+        binding: of the Gaussians to them.
+        loss: of the video.
+        tick: of the frames of the video, shape (T,).
+        truncate: gradients end with their frame.
+    """
+
+    rollouts: AnchorRollouts
+    binding: Binding
+    loss: VideoLoss
+    tick: np.ndarray
+    truncate: bool = False
+
+    def physics(self, values: dict[str, torch.Tensor]) -> AnchorPhysics:
+        """Parameters of one world.
+
+        Args:
+            values: by name.
+
+        Returns:
+            The parameters.
+        """
+        return AnchorPhysics(
+            log_stiffness=(values["log_stiffness"] + values["offset"])[None],
+            kappa=values["kappa"],
+            dashpot_ns_per_m=values["log_dashpot"].exp()[None],
+            friction=values["log_friction"].exp()[None],
+            restitution=torch.sigmoid(values["logit_restitution"])[None],
+        )
+
+    def anchors(self, values: dict[str, torch.Tensor], frames: int) -> torch.Tensor:
+        """Anchors at the ticks of the first frames [m], shape (ticks, A, 3)."""
+        ticks = int(self.tick[frames - 1]) + 1
+        made: torch.Tensor = self.rollouts(
+            self.physics(values), values["velocity"], ticks, truncate=self.truncate
+        )[0]
+        return made
+
+    def means(self, anchors: torch.Tensor, t: int) -> torch.Tensor:
+        """Gaussians of a frame [m], shape (G, 3)."""
+        return inverse_distance(self.binding, anchors[int(self.tick[t])]).float()
+
+    def loss_of(self, values: dict[str, np.ndarray], frames: Sequence[int]) -> float:
+        """Mean loss over frames; infinite where the simulation blows up."""
+        given = {k: torch.as_tensor(v) for k, v in values.items()}
+        try:
+            with torch.no_grad():
+                anchors = self.anchors(given, max(frames) + 1)
+        except BlowUpError:
+            return float("inf")
+        return self.loss.mean_over(frames, partial(self.means, anchors))
+
+    def scan(self, start: dict[str, np.ndarray], frames: Sequence[int]) -> np.ndarray:
+        """Loss of each stiffness of a scan, which are simulated side by side.
+
+        Args:
+            start: from `start_values`, with the velocity.
+            frames: that count.
+
+        Returns:
+            Shape (scan,); infinite where the simulation blows up.
+        """
+        values = {k: torch.as_tensor(v) for k, v in start.items()}
+        physics = AnchorPhysics(
+            log_stiffness=values["log_stiffness"][:, None],
+            kappa=values["kappa"],
+            dashpot_ns_per_m=values["log_dashpot"].exp(),
+            friction=values["log_friction"].exp()[None],
+            restitution=torch.sigmoid(values["logit_restitution"])[None],
+        )
+        ticks = int(self.tick[max(frames)]) + 1
+        try:
+            with torch.no_grad():
+                moved = self.rollouts(physics, values["velocity"], ticks)
+        except BlowUpError:  # one of them: each by itself
+            points = range(len(start["log_stiffness"]))
+            return np.array([self.loss_of(self.at(start, i), frames) for i in points])
+        return np.array([self.loss.mean_over(frames, partial(self.means, w)) for w in moved])
+
+    def at(self, start: dict[str, np.ndarray], index: int) -> dict[str, np.ndarray]:
+        """Values at one point of the scan."""
+        scanned = {k: np.array(start[k][index]) for k in ("log_stiffness", "log_dashpot")}
+        return {**start, **scanned}
+
+
+class Descent:
+    """Adam along the adjoint of the simulation; the window of frames grows.
+
+    Args:
+        dynamics: what is fitted.
+        state: where it starts; goes on from there.
+        steps: in all.
+        fit: frames that are fitted are those before this one.
+        train: frames from `fit` to here are held out, and decide what is kept.
+        evenness: weight of the squared spread of the anchors' log stiffness.
+        fixed: names of values that stay.
+    """
+
+    def __init__(
+        self,
+        dynamics: Dynamics,
+        state: DynamicState,
+        *,
+        steps: int,
+        fit: int,
+        train: int,
+        evenness: float = 0.0,
+        fixed: Sequence[str] = (),
+    ) -> None:
+        self.dynamics, self.state, self.steps = dynamics, state, steps
+        self.evenness = evenness
+        self.fit, self.held_out = fit, list(range(fit, train))
+        self.free = [k for k in _KEYS if k not in fixed]
+
+    def run(self, first: int, on_step: Callable[[int, float], None]) -> None:
+        """All steps that are left.
+
+        Args:
+            first: frames of the first window, those up to a little after contact.
+            on_step: told the step and its loss.
+
+        Raises:
+            BlowUpError: if simulations keep blowing up.
+        """
+        state, blown = self.state, 0
+        if state.step == 0:
+            self._look()
+        while state.step < self.steps:
+            share = min(1.0, state.step / max(_GROW * self.steps, 1.0))
+            window = max(2, round(first + share * (self.fit - first)))
+            try:
+                loss = self._step(min(window, self.fit))
+            except BlowUpError:
+                blown += 1
+                if blown > _MOST_BLOW_UPS:
+                    raise
+                state.now = {k: v.copy() for k, v in state.best.items()}
+                state.moments.clear()
+                state.rate *= 0.5
+                continue
+            state.step += 1
+            if state.step % _LOOK == 0 or state.step == self.steps:
+                self._look()
+            on_step(state.step, loss)
+
+    def _look(self) -> None:
+        """Keep the values if held-out frames say so."""
+        loss = self.dynamics.loss_of(self.state.now, self.held_out)
+        self.state.history[str(self.state.step)] = loss
+        if loss < self.state.best_loss:
+            self.state.best_loss = loss
+            self.state.best = {k: v.copy() for k, v in self.state.now.items()}
+
+    def _step(self, window: int) -> float:
+        values = {
+            k: torch.tensor(v, requires_grad=k in self.free) for k, v in self.state.now.items()
+        }
+        anchors = self.dynamics.anchors(values, window)
+        leaf = anchors.detach().requires_grad_()
+        total, frames = 0.0, range(1, window)
+        for t in frames:  # a frame's images are let go before the next: memory stays bounded
+            part = self.dynamics.loss.frame(t, self.dynamics.means(leaf, t)) / len(frames)
+            part.backward()
+            total += float(part.detach())
+        assert leaf.grad is not None
+        ends, slopes = [anchors], [leaf.grad]
+        if values["offset"].requires_grad:
+            ends.append(self.evenness * values["offset"].square().mean())
+            slopes.append(torch.ones_like(ends[-1]))
+        torch.autograd.backward(ends, slopes)
+        self._adam({k: values[k].grad for k in self.free})
+        return total
+
+    def _adam(self, slopes: dict[str, torch.Tensor | None]) -> None:
+        state = self.state
+        count = state.step + 1
+        cosine = 0.55 + 0.45 * math.cos(math.pi * state.step / max(self.steps, 1))
+        for key, slope in slopes.items():
+            if slope is None or not bool(torch.isfinite(slope).all()):
+                continue
+            grad = slope.numpy()
+            none = np.zeros_like(grad)
+            first, second = state.moments.get(key, (none, none))
+            first = 0.9 * first + 0.1 * grad
+            second = 0.99 * second + 0.01 * grad**2
+            state.moments[key] = (first, second)
+            size = np.sqrt(second / (1.0 - 0.99**count)) + 1e-15
+            change = _RATES[key] * state.rate * cosine * first / (1.0 - 0.9**count) / size
+            state.now[key] = state.now[key] - change

@@ -1,0 +1,1 @@
+"""From images to Gaussians: posed views, losses, static and dynamic clouds."""
