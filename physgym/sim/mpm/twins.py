@@ -8,8 +8,8 @@ made from ``start_velocity_m_per_s`` (3,) and ``start_spin_rad_per_s`` (3,), and
 ``heterogeneity`` (P,), ``driven_mass_factor``, ``domain_m`` (2, 3), ``surface_position_m`` (M, 3),
 ``ground_normal`` (3,) with ``ground_offset_m``, ``friction``, ``ground_condition`` (`Condition`)
 and, where it was fitted, ``ground_gap_m``: how far under the ground the layer of grid nodes is that
-stops the body. How it is handled: ``grip_radius_m``, ``pusher_friction``. Weights of the stress adapter and of the
-heterogeneity field are its residual (``adapter.*``, ``heterogeneity.*``).
+stops the body. How it is handled: ``grip_radius_m``, ``pusher_friction``. Weights of the stress
+adapter and of the heterogeneity field are its residual (``adapter.*``, ``heterogeneity.*``).
 Shapes: P particles, M surface points.
 """
 
