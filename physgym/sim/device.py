@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+
 from physgym.errors import DeviceError
 
 __all__ = ["resolve_device"]
+
+_starting = threading.Lock()
 
 
 def resolve_device(device: str = "auto") -> str:
@@ -22,6 +26,9 @@ def resolve_device(device: str = "auto") -> str:
     import warp as wp
 
     wp.config.log_level = wp.LOG_WARNING  # its banner would spoil --json on stdout
+    # Warp starts at its first use, and forgets what other threads are just loading.
+    with _starting:
+        wp.init()
     if device == "cpu":
         return "cpu"
     if device == "auto":

@@ -7,6 +7,7 @@ line of C++ per array gives them the names that the body uses.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,10 @@ import warp as wp
 __all__ = ["NativeKernel"]
 
 _INTS, _FLOATS = 10, 20
+# Warp forgets the hashes of a module when the same body is wrapped again, which another thread that
+# loads or launches it stumbles over: each body is wrapped once.
+_BUILDING = threading.Lock()
+_built: dict[str, Any] = {}
 _I = wp.array(dtype=wp.int32)
 _F = wp.array(dtype=wp.float32)
 
@@ -39,13 +44,17 @@ class NativeKernel:
         self.ints, self.floats = ints, floats
         names = [f"auto& {n} = i{k};" for k, n in enumerate(ints)]
         names += [f"auto& {n} = f{k};" for k, n in enumerate(floats)]
-        # `contract(off)` must open the block, so the names come after it.
-        self._kernel = _wrap(
-            "{\n#pragma clang fp contract(off)\n" + "\n".join(names) + source + "}"
-        )
         self._no_int = wp.zeros(1, dtype=wp.int32, device="cpu")
         self._no_float = wp.zeros(1, dtype=wp.float32, device="cpu")
-        self._kernel.module.load("cpu", block_dim=1)
+        # `contract(off)` must open the block, so the names come after it.
+        body = "{\n#pragma clang fp contract(off)\n" + "\n".join(names) + source + "}"
+        with _BUILDING:
+            if body not in _built:
+                kernel = _wrap(body)
+                # One compilation: launches on the CPU have blocks of one.
+                kernel.module.load("cpu", block_dim=1)
+                _built[body] = kernel
+            self._kernel = _built[body]
 
     def launch(self, arrays: Mapping[str, Any]) -> None:
         """Run the body once; the launch releases Python's lock, so threads run side by side.

@@ -8,6 +8,7 @@ of this module gets one array of 64-bit numbers: addresses of tensors, and whole
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -20,6 +21,8 @@ from physgym.sim.device import resolve_device
 
 __all__ = ["NativeBody", "run_parts"]
 
+_BUILDING = threading.Lock()
+_built: dict[str, Any] = {}
 _TYPES = {torch.float32: "float", torch.int32: "int"}
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
@@ -51,13 +54,17 @@ class NativeBody:
         first = len(lines)
         lines += [f"const int {n} = (int)argument.data[{first + k}];" for k, n in enumerate(counts)]
         # No contraction: forward and backward must see the same bits, so every fma is spelled out.
-        self._kernel = _wrap(
-            "{\n#pragma clang fp contract(off)\n" + "\n".join(lines) + source + "}"
-        )
+        body = "{\n#pragma clang fp contract(off)\n" + "\n".join(lines) + source + "}"
         resolve_device("cpu")  # starts Warp without its banner
         wp.init()
-        # One compilation: launches on the CPU have blocks of one.
-        self._kernel.module.load("cpu", block_dim=1)
+        # Wrapped once: see `physgym.sim.native_kernel`.
+        with _BUILDING:
+            if body not in _built:
+                kernel = _wrap(body)
+                # One compilation: launches on the CPU have blocks of one.
+                kernel.module.load("cpu", block_dim=1)
+                _built[body] = kernel
+            self._kernel = _built[body]
 
     def __call__(self, tensors: dict[str, torch.Tensor], **counts: int) -> None:
         """Run the body; the launch releases Python's lock, so threads run side by side.
