@@ -10,10 +10,11 @@ from physgym.errors import DataError
 from physgym.sim.mpm.material import ElasticLaw, Material, ReturnMap
 from recon.identify.motion_losses import MotionWeights
 
-__all__ = ["STAGES", "ElasticPrior", "MosaConfig", "PlasticMap", "Stage"]
+__all__ = ["STAGES", "AdapterMap", "ElasticPrior", "MosaConfig", "PlasticMap", "Stage"]
 
 ElasticPrior = Literal["linear", "neo-hookean", "fixed-corotated", "stvk"]
 PlasticMap = Literal["none", "von-mises", "drucker-prager", "herschel-bulkley"]
+AdapterMap = Literal["pre", "redistribution", "post"]
 Stage = Literal["velocity", "prior", "joint"]
 STAGES: tuple[Stage, ...] = ("velocity", "prior", "joint")
 
@@ -29,6 +30,7 @@ class MosaConfig:
     Attributes:
         prior: the isotropic elastic law.
         adapter: learn a correction of its stress.
+        adapter_maps: which of its linear maps it has; fewer are for ablations.
         heterogeneity: learn factors of its stiffness over the body.
         return_map: what the material bears before it yields; ``"none"`` is elastic.
         stages: which are run, in this order: start velocity, global parameters of the prior,
@@ -54,6 +56,7 @@ class MosaConfig:
 
     prior: ElasticPrior = "neo-hookean"
     adapter: bool = True
+    adapter_maps: tuple[AdapterMap, ...] = ("pre", "redistribution", "post")
     heterogeneity: bool = True
     return_map: PlasticMap = "none"
     stages: tuple[Stage, ...] = STAGES

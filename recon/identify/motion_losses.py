@@ -42,7 +42,8 @@ _FLAT = 0.0625
 class MotionWeights:
     """Weights of the terms; each term is first divided by its value at the isotropic backbone.
 
-    The paper's are lost; these are the notes' (G11).
+    The paper's are lost; these are the notes' (G11), but for the field's: with their 0.01 a field
+    took part in explaining a homogeneous ball's fibres (docs/benchmarks.md).
 
     Attributes:
         chamfer: of clouds.
@@ -58,7 +59,7 @@ class MotionWeights:
     velocity: float = 1.0
     scale: float = 0.1
     rotation: float = 0.1
-    heterogeneity: float = 0.01
+    heterogeneity: float = 1.0
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():

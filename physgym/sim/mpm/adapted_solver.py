@@ -3,7 +3,8 @@
 A frame is cut into equal parts. At the start of each the networks are evaluated for every particle
 (or group of particles), and the operator that they give is held for the part while it turns with
 the matter; the native engine applies it in every substep. For the gradient the networks are
-evaluated again, so memory grows by the states and operators of the parts alone.
+evaluated again (unless particles share them in groups), so memory grows by the states and operators
+of the parts alone.
 Shapes: B worlds, T frames, P particles, D driven particles, K boundaries, C groups.
 """
 
@@ -239,7 +240,9 @@ class AdaptedMpmSolver(MpmSolver):
         wanted = torch.is_grad_enabled() and any(
             t.requires_grad for t in (*inputs, *self.adapter.parameters())
         )
-        if not wanted:
+        # Groups are few: what their evaluation keeps is small, and evaluating again takes longer
+        # than the substeps.
+        if not wanted or self._group is not None:
             return self._evaluate(*inputs)
         made: tuple[torch.Tensor, torch.Tensor] = checkpoint(
             self._evaluate, *inputs, use_reentrant=False, preserve_rng_state=False
