@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -127,7 +128,7 @@ def _hidden(
     return None if found is None else list(found[:, 0])
 
 
-class _Lazy(Sequence[np.ndarray]):
+class _Lazy(Sequence[np.ndarray], ABC):
     """Images by number."""
 
     def __init__(self, count: int) -> None:
@@ -145,8 +146,9 @@ class _Lazy(Sequence[np.ndarray]):
             return [self[i] for i in range(*index.indices(self._count))]
         return self._image(range(self._count)[index])
 
+    @abstractmethod
     def _image(self, number: int) -> np.ndarray:
-        raise NotImplementedError
+        """One of them."""
 
 
 class _CaseImages(_Lazy):
