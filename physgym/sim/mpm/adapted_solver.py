@@ -18,7 +18,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from physgym.errors import BlowUpError, DataError
-from physgym.sim.model import State, check_finite
+from physgym.sim.model import State
 from physgym.sim.mpm.adapter_energy import EnergyReport, energy_report
 from physgym.sim.mpm.collider import ColliderTable
 from physgym.sim.mpm.elastic_torch import polar_rotation, prior_stress, right_stretch
@@ -149,29 +149,14 @@ class AdaptedMpmSolver(MpmSolver):
             return super().rollout(
                 state, driven, dt_s, parameters=given, collider_poses=collider_poses
             )
-        given.check(self.model, self.worlds)
-        driven = torch.as_tensor(driven, dtype=torch.float32, device=self.device)
-        frames = driven.shape[1] if driven.dim() == 4 else 0
-        check_finite(driven, (self.worlds, max(frames, 1), len(self.driven_index), 3), "driven")
-        driven = driven - self._lattice
-        start = self._particles(state)
-        if len(self.driven_index):
-            moved = start.position.index_copy(1, self.driven_index, driven[:, 0])
-            start = start._replace(position=moved)
-        poses = self._poses(collider_poses, frames)
-        speed = self._speed(start, driven, poses, dt_s)
-        plan = self.plan(dt_s, frames - 1, given, speed_m_per_s=speed)
-        tables = self._tables(plan, poses, moving=collider_poses is not None)
+        begun = self._begin(state, driven, dt_s, given, collider_poses)
         coefficients = Coefficients(*(c.to(self.device) for c in given.coefficients(self.model)))
-        made = [start]
-        for frame, table in enumerate(tables):
-            ends = driven[:, frame : frame + 2]
-            made.append(self._frame(plan, frame, table, made[-1], ends, coefficients))
-        x, v, internal = (torch.stack(parts, dim=1) for parts in zip(*made))
-        x = x + self._lattice
-        self._check_domain(x, plan)
-        final = State(x[:, -1].clone(), v[:, -1].clone(), internal[:, -1].flatten(1).clone())
-        return MpmTrajectory(position=x, final=final, velocity=v, internal=internal)
+        made = [begun.start]
+        for frame, table in enumerate(begun.tables):
+            ends = begun.driven[:, frame : frame + 2]
+            made.append(self._frame(begun.plan, frame, table, made[-1], ends, coefficients))
+        states = Particles(*(torch.stack(parts, dim=1) for parts in zip(*made)))
+        return self._end(states, begun.plan)
 
     def energy_report(
         self,

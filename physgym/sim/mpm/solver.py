@@ -6,7 +6,7 @@ Shapes: B worlds, T frames, P particles, D driven particles, K boundaries.
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,15 @@ from physgym.sim.mpm.stress_hook import StressHook
 from physgym.sim.rollout import Plan
 
 __all__ = ["MpmSolver"]
+
+
+class Begun(NamedTuple):
+    """A rollout that is about to run."""
+
+    start: Particles
+    driven: torch.Tensor
+    plan: Plan
+    tables: list[ColliderTable]
 
 
 class MpmSolver:
@@ -213,8 +222,28 @@ class MpmSolver:
             DataError: if a shape is wrong or a value is not finite.
         """
         given = self.parameters if parameters is None else parameters
-        if parameters is not None:
-            parameters.check(self.model, self.worlds)
+        begun = self._begin(state, driven, dt_s, given, collider_poses)
+        coefficients: list[torch.Tensor] = [
+            c.to(self.device) for c in given.coefficients(self.model)
+        ]
+        if self.hook is not None:
+            coefficients += list(self.hook.parameters())
+        made = rollout(
+            self._engine, begun.plan, begun.tables, begun.start, begun.driven, coefficients
+        )
+        return self._end(made, begun.plan)
+
+    def _begin(
+        self,
+        state: State,
+        driven: torch.Tensor,
+        dt_s: float,
+        given: MpmParameters,
+        collider_poses: torch.Tensor | np.ndarray | None,
+    ) -> Begun:
+        """Checked inputs of a rollout, counted from a node of the lattice, and how time is cut."""
+        if given is not self.parameters:
+            given.check(self.model, self.worlds)
         driven = torch.as_tensor(driven, dtype=torch.float32, device=self.device)
         frames = driven.shape[1] if driven.dim() == 4 else 0
         check_finite(driven, (self.worlds, max(frames, 1), len(self.driven_index), 3), "driven")
@@ -224,17 +253,14 @@ class MpmSolver:
             moved = start.position.index_copy(1, self.driven_index, driven[:, 0])
             start = start._replace(position=moved)
         poses = self._poses(collider_poses, frames)
-        plan = self.plan(
-            dt_s, frames - 1, given, speed_m_per_s=self._speed(start, driven, poses, dt_s)
-        )
+        speed = self._speed(start, driven, poses, dt_s)
+        plan = self.plan(dt_s, frames - 1, given, speed_m_per_s=speed)
         tables = self._tables(plan, poses, moving=collider_poses is not None)
-        coefficients: list[torch.Tensor] = [
-            c.to(self.device) for c in given.coefficients(self.model)
-        ]
-        if self.hook is not None:
-            coefficients += list(self.hook.parameters())
-        x, v, internal = rollout(self._engine, plan, tables, start, driven, coefficients)
-        x = x + self._lattice
+        return Begun(start, driven, plan, tables)
+
+    def _end(self, made: Particles, plan: Plan) -> MpmTrajectory:
+        """States at all frames, (B, T, P, ...), as a trajectory in the world."""
+        x, v, internal = made.position + self._lattice, made.velocity, made.internal
         self._check_domain(x, plan)
         final = State(x[:, -1].clone(), v[:, -1].clone(), internal[:, -1].flatten(1).clone())
         return MpmTrajectory(position=x, final=final, velocity=v, internal=internal)
