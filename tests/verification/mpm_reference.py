@@ -133,6 +133,19 @@ def meet(collider, friction, points, v):
     return np.where(hit[:, None], after, v)
 
 
+def push_out(collider, friction, c, volume, h, x, v, dt):
+    """Velocity of particles after the springs of a plane at rest and its friction."""
+    w, i, j, _ = collider.quat_wxyz  # a plane that was turned out of z about an axis in x, y
+    n = np.array([2 * w * j, -2 * w * i, 1 - 2 * (i * i + j * j)])
+    side = volume ** (1.0 / 3.0)
+    depth = np.maximum(0.5 * side - (x - np.asarray(collider.position_m)) @ n, 0.0)
+    force = (c["lam"] + 2.0 * c["mu"]) * side**2 * depth / h
+    kick = dt * force / c["mass"]
+    vt = v - (v @ n)[:, None] * n
+    speed = np.sqrt((vt**2).sum(1) + 1e-20)
+    return v + kick[:, None] * n - np.minimum(friction * kick / speed, 1.0)[:, None] * vt
+
+
 def substep(model, c, x, v, f, affine, dt):
     """One substep; c holds float64 coefficient arrays by name, (P,) each, friction (K,)."""
     h, p = model.spacing_m, len(x)
@@ -156,6 +169,10 @@ def substep(model, c, x, v, f, affine, dt):
         made[:, i, j] = np.einsum("...ij,...j->...i", c["operator"], m[:, i, j])
         made[:, j, i] = made[:, i, j]
         tau = r @ made @ np.swapaxes(r, 1, 2)
+    for k, collider in enumerate(model.colliders):
+        if collider.condition is Condition.PENALTY:
+            volume = np.asarray(model.volume_m3)
+            v = push_out(collider, c["friction"][k], c, volume, h, x, v, dt)
     base = np.floor(x / h - 0.5)
     g = x / h - base
     w = np.stack([0.5 * (1.5 - g) ** 2, 0.75 - (g - 1.0) ** 2, 0.5 * (g - 0.5) ** 2])
@@ -177,7 +194,8 @@ def substep(model, c, x, v, f, affine, dt):
     momentum = np.stack([np.bincount(back, impulse[:, a]) for a in range(3)], 1)
     grid = momentum / mass[:, None] + dt * np.asarray(model.gravity_m_per_s2)
     for k, collider in enumerate(model.colliders):
-        grid = meet(collider, c["friction"][k], unique * h, grid)
+        if collider.condition is not Condition.PENALTY:
+            grid = meet(collider, c["friction"][k], unique * h, grid)
     around = grid[back].reshape(27, p, 3)
     v = (weight[..., None] * around).sum(0)
     affine = 4.0 / h**2 * np.einsum("np,npi,npj->pij", weight, around, reach)

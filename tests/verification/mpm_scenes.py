@@ -50,6 +50,16 @@ def boundaries() -> tuple[Collider, ...]:
     )
 
 
+def springs() -> tuple[Collider, ...]:
+    """A ground and a slope that push particles out, beside a ball that stops nodes."""
+    slope = (0.0, float(np.sin(0.4)), float(np.cos(0.4)))
+    return (
+        Collider.ground(0.0, condition=Condition.PENALTY, name="ground"),
+        Collider(Sphere(0.04), position_m=(0.08, 0.0, 0.04), name="ball"),
+        Collider.ground(0.01, normal=slope, condition=Condition.PENALTY, name="slope"),
+    )
+
+
 def thrown_body(
     material: Material,
     *,

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 from mpm_reference import reference_rollout
-from mpm_scenes import MATERIALS, VALUES, name_of, parameters, path, thrown_body
+from mpm_scenes import (
+    MATERIALS,
+    VALUES,
+    name_of,
+    parameters,
+    path,
+    springs,
+    thrown_body,
+)
 
 from physgym.errors import BlowUpError, DataError
 from physgym.sim.mpm import ElasticLaw, Material, MpmParameters, MpmSolver, native_engine
@@ -13,8 +21,8 @@ FRAMES, SUBSTEPS, FRAME_S = 3, 12, 0.012
 ENGINES = ("plain", "native")
 
 
-def simulate(engine, material, driven=4, **options):
-    model, x, v = thrown_body(material, driven=driven)
+def simulate(engine, material, driven=4, colliders=None, **options):
+    model, x, v = thrown_body(material, driven=driven, colliders=colliders)
     track = path(model, x, FRAMES, FRAME_S)
     solver = MpmSolver(
         model, parameters(VALUES), substeps=SUBSTEPS, device="cpu", engine=engine, **options
@@ -37,6 +45,17 @@ def test_engine_follows_the_reference(engine, material):
     np.testing.assert_allclose(made.position[0], want_x, atol=3e-6)
     np.testing.assert_allclose(made.velocity[0], want_v, atol=2e-3)
     np.testing.assert_allclose(made.deformation[0], want_f, atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_planes_that_push_particles_follow_the_reference(engine):
+    material = Material(ElasticLaw.NEO_HOOKEAN)
+    model, x, v, track, made = simulate(engine, material, colliders=springs())
+    want_x, want_v, _ = reference_rollout(model, VALUES, x, v, SUBSTEPS, FRAME_S, track)
+    free = simulate(engine, material, colliders=())[4]
+    assert (made.position - free.position).abs().max() > 1e-3  # they do push
+    np.testing.assert_allclose(made.position[0], want_x, atol=3e-6)  # as above
+    np.testing.assert_allclose(made.velocity[0], want_v, atol=2e-3)
 
 
 def some_operator(count, size=0.1):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from mpm_reference import reference_rollout
-from mpm_scenes import MATERIALS, VALUES, name_of, path, thrown_body
+from mpm_scenes import MATERIALS, VALUES, name_of, path, springs, thrown_body
 
 from physgym.sim.mpm import MpmParameters, MpmSolver
 
@@ -13,9 +13,11 @@ FRAMES, SUBSTEPS, FRAME_S = 2, 10, 0.010
 ENGINES = ("plain", "native")
 
 
-def scene(material, operator=False, strain=0.03):
+def scene(material, operator=False, strain=0.03, colliders=None):
     """Leaves in float64 by name: parameters per particle, start and path; weights of the loss."""
-    model, x, v = thrown_body(material, size_m=0.05, particle_m=0.0125, driven=3)
+    model, x, v = thrown_body(
+        material, size_m=0.05, particle_m=0.0125, driven=3, colliders=colliders
+    )
     rng = np.random.default_rng(0)
     p = model.particle_count
     names = [*material.used, "friction"]
@@ -72,6 +74,12 @@ def test_gradients_through_a_stress_operator(engine, material):
 def test_gradients_from_rest_where_all_stretches_are_equal(engine, material):
     # F = I exactly: the derivative of a singular value decomposition does not exist here.
     check(engine, *scene(material, strain=0.0))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("material", [MATERIALS[1], MATERIALS[5]], ids=name_of)
+def test_gradients_through_planes_that_push_particles(engine, material):
+    check(engine, *scene(material, colliders=springs()))
 
 
 def check(engine, model, leaves, weights):

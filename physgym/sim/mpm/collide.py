@@ -1,10 +1,10 @@
-"""What a boundary does to grid nodes, as a plain Warp kernel; shapes are in `collider`."""
+"""What boundaries do to grid nodes and particles, as plain Warp kernels; shapes: `collider`."""
 
 from __future__ import annotations
 
 import warp as wp
 
-__all__ = ["apply_collider"]
+__all__ = ["apply_collider", "press_particles"]
 
 
 @wp.struct
@@ -158,3 +158,39 @@ def apply_collider(
             mu = friction[wp.min(b, friction.shape[0] - 1), index]
             out = touch.velocity + _contact(int(record[1]), relative, touch.normal, mu)
     v_out[b, i, j, k] = out
+
+
+@wp.kernel
+def press_particles(
+    x: wp.array2d(dtype=wp.vec3),
+    v_in: wp.array2d(dtype=wp.vec3),
+    mass: wp.array2d(dtype=float),
+    mu: wp.array2d(dtype=float),
+    lam: wp.array2d(dtype=float),
+    volume: wp.array(dtype=float),
+    records: wp.array4d(dtype=float),
+    friction: wp.array2d(dtype=float),
+    substep: int,
+    index: int,
+    h: float,
+    dt: float,
+    # Out:
+    v_out: wp.array2d(dtype=wp.vec3),
+) -> None:
+    """A plane's springs: velocity of every particle after they and friction acted for a step."""
+    b, p = wp.tid()
+    r = records[wp.min(b, records.shape[0] - 1), substep, index]
+    normal = wp.vec3(r[8], r[11], r[14])
+    arm = x[b, p] - wp.vec3(r[15], r[16], r[17])
+    side = wp.pow(volume[p], 1.0 / 3.0)
+    depth = wp.max(0.5 * side - wp.dot(normal, arm), 0.0)
+    v = v_in[b, p]
+    relative = v - wp.vec3(r[18], r[19], r[20]) - wp.cross(wp.vec3(r[21], r[22], r[23]), arm)
+    slide = relative - wp.dot(relative, normal) * normal
+    m = mass[wp.min(b, mass.shape[0] - 1), wp.min(p, mass.shape[1] - 1)]
+    first = mu[wp.min(b, mu.shape[0] - 1), wp.min(p, mu.shape[1] - 1)]
+    second = lam[wp.min(b, lam.shape[0] - 1), wp.min(p, lam.shape[1] - 1)]
+    kick = dt * depth * (second + 2.0 * first) * side * side / (h * m)
+    rub = friction[wp.min(b, friction.shape[0] - 1), index] * kick
+    speed = wp.sqrt(wp.dot(slide, slide) + 1.0e-20)
+    v_out[b, p] = v + kick * normal - wp.min(rub / speed, 1.0) * slide

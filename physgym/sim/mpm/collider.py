@@ -1,8 +1,11 @@
-"""Boundaries of the grid: planes, boxes, spheres, capsules and meshes, still or moving rigidly.
+"""Boundaries: planes, boxes, spheres, capsules and meshes, still or moving rigidly.
 
 A grid node inside a boundary (signed distance <= 0) gets its velocity changed: *sticky* takes the
 boundary's velocity, *slip* loses the normal part, *separate* loses only the part that goes in and
-pays Coulomb friction for it. Shapes: K boundaries, B worlds, n substeps.
+pays Coulomb friction for it. That holds a layer of matter as thick as a cell, which then neither
+rolls nor shears, and loses its speed. *Penalty* acts on particles instead: a spring as stiff as a
+cell of the particle's own matter pushes out what is nearer than half a particle, and friction
+pulls at most mu times as much. Shapes: K boundaries, B worlds, n substeps.
 """
 
 from __future__ import annotations
@@ -34,11 +37,12 @@ RECORD = 25  # floats of a boundary in one substep; the layout is in `collider_t
 
 
 class Condition(Enum):
-    """What a boundary does to the velocity of a node inside it."""
+    """What a boundary does: to nodes inside it, and `PENALTY` to particles (planes only)."""
 
     STICKY = 0
     SLIP = 1
     SEPARATE = 2
+    PENALTY = 3
 
 
 @dataclass(frozen=True)
@@ -181,6 +185,13 @@ class Collider:
                 expected="positive sizes, a finite position, a unit quaternion",
                 fix="divide the quaternion by its length",
             )
+        if self.condition is Condition.PENALTY and not isinstance(self.shape, Plane):
+            raise DataError(
+                f"the condition {self.condition.name} of a {type(self.shape).__name__}",
+                where=f"Collider {self.name!r}",
+                expected="a Plane: the springs of a penalty know no edges and no curvature",
+                fix="use Condition.SEPARATE",
+            )
 
     @staticmethod
     def ground(
@@ -195,7 +206,7 @@ class Collider:
         Args:
             offset_m: distance of the plane from the origin along the normal [m].
             normal: unit vector out of the solid.
-            condition: what it does to nodes inside.
+            condition: what it does to what touches it.
             name: shown in messages.
 
         Returns:

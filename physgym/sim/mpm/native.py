@@ -35,7 +35,6 @@ STEP = """
     float* spare_x = operators + (size_t)NB * NA * W;   // a state in the particles' own order
     float* spare_v = spare_x + (size_t)P * 3;
     float* spare_i = spare_v + (size_t)P * 3;
-    enum { MU, LAM, YIELD, ALPHA, COHESION, VISCOSITY, MASS, VOLUME };
     float lo[3], hi[3];                    // bounds of the particles' positions
 
     auto window = [&](bool& fits) -> Window {
@@ -164,6 +163,14 @@ STEP = """
             lo[i] = __builtin_reduce_min(a[i]); hi[i] = __builtin_reduce_max(b[i]);
         }
     };
+    // velocities of sixteen particles after planes have pushed them
+    auto press = [&](float* q, int b, const float* table) INLINE {
+        each_pressed(q, constant + (size_t)b * NC * W, table, [&](int l, int c, const Press& p) {
+            float* v = q + 3 * W + l;
+            Vec made = pressed(Vec{v[0], v[W], v[2 * W]}, p, friction.data[c]);
+            v[0] = made.x; v[W] = made.y; v[2 * W] = made.z;
+        });
+    };
     // One substep in place; leaves mass and velocity of the nodes in the grid. `before` gets the
     // velocities before contact, `free_v` those of the particles before driven ones are placed.
     auto substep = [&](float* s, float* g, int frame, int step, Window& win, float* before,
@@ -177,6 +184,7 @@ STEP = """
         float rec[W * W];
         Weights w;
         vi bad = (vi)0;
+        const float* table = records.data + ((size_t)frame * n + step) * K * 25;
         Cell cell;
         cell.at = -1;
         for (int b = 0; b < NB; ++b) {
@@ -188,6 +196,7 @@ STEP = """
             store_mat(q + 6 * W, f);
             vf m;
             Mat a = affine_of(b, c, tau, m);
+            press(q, b, table);
             vf push[3] = {m * ld(q + 3 * W), m * ld(q + 4 * W), m * ld(q + 5 * W)};
             Place p = place(q, win);
             weigh(p, w, false);
@@ -207,7 +216,7 @@ STEP = """
         }
         grid_velocity(g, floats);
         if (before) __builtin_memcpy(before, g, (size_t)floats * sizeof(float));
-        boundaries(g, win, records.data + ((size_t)frame * n + step) * K * 25);
+        boundaries(g, win, table);
         const vf limit = (vf)(h / dt) * (h / dt);
         for (int b = 0; b < NB; ++b) {
             float* q = s + (size_t)b * ROWS * W;

@@ -27,14 +27,16 @@ _GRID = """
                             int floats) {
         for (int c = K - 1; c >= 0; --c) {
             const float* r = table + c * 25;
+            if ((int)r[1] == PENALTY) continue;
             each_node(r, win, before, [&](int at, Vec x) {
                 Touch t = touch(r, x);
                 if (t.gap > 1.0e-6f) return;
                 Vec v{before[at + 1], before[at + 2], before[at + 3]};
                 for (int e = 0; e < c; ++e) {
+                    const int condition = (int)table[e * 25 + 1];
+                    if (condition == PENALTY) continue;
                     Touch u = touch(table + e * 25, x);
-                    if (u.gap <= 1.0e-6f)
-                        v = after_contact((int)table[e * 25 + 1], v, u, friction.data[e]);
+                    if (u.gap <= 1.0e-6f) v = after_contact(condition, v, u, friction.data[e]);
                 }
                 Vec g{ga[at + 1], ga[at + 2], ga[at + 3]};
                 grad_friction.data[c] += contact_adjoint((int)r[1], v, t, friction.data[c], g);
@@ -121,6 +123,40 @@ _TURN = """
             }
         }
     };
+    // adjoint of `press`, from the velocities of g on
+    auto unpress = [&](const float* q, float* g, int b, const float* table, float* to) INLINE {
+        float v[3 * W];
+        __builtin_memcpy(v, q + 3 * W, sizeof(v));
+        int count = 0;
+        struct Kept { int l, c; Press p; Vec v; } kept[4 * W];   // boundaries act in their order
+        each_pressed(q, constant + (size_t)b * NC * W, table, [&](int l, int c, const Press& p) {
+            if (count == 4 * W) return;
+            Vec before{v[l], v[W + l], v[2 * W + l]};
+            kept[count++] = Kept{l, c, p, before};
+            Vec made = pressed(before, p, friction.data[c]);
+            v[l] = made.x; v[W + l] = made.y; v[2 * W + l] = made.z;
+        });
+        for (int e = count - 1; e >= 0; --e) {
+            const Kept& k = kept[e];
+            const float* own = constant + (size_t)b * NC * W + k.l;
+            const float* r = table + k.c * 25;
+            float* gv = g + 3 * W + k.l;
+            Vec after{gv[0], gv[W], gv[2 * W]}, a = after;
+            float kick_b;
+            grad_friction.data[k.c] += pressed_adjoint(k.v, k.p, friction.data[k.c], a, kick_b);
+            gv[0] = a.x; gv[W] = a.y; gv[2 * W] = a.z;
+            // the plane's own velocity at the particle turns with its position
+            Vec own_b = axpy(-1.0f, a, after), spin{r[21], r[22], r[23]};
+            const float depth_b = kick_b * dt * k.p.rate, rate_b = kick_b * dt * k.p.depth;
+            Vec x = axpy(-depth_b, k.p.t.n, Vec{own_b.y * spin.z - own_b.z * spin.y,
+                own_b.z * spin.x - own_b.x * spin.z, own_b.x * spin.y - own_b.y * spin.x});
+            g[k.l] += x.x; g[W + k.l] += x.y; g[2 * W + k.l] += x.z;
+            const float modulus_b = rate_b * k.p.side * k.p.side * inv_h / own[MASS * W];
+            to[LAM * W + k.l] += modulus_b;
+            to[MU * W + k.l] += 2.0f * modulus_b;
+            to[MASS * W + k.l] -= rate_b * k.p.rate / own[MASS * W];
+        }
+    };
     auto turn = [&](const float* s, const float* free_v, const float* pre, Window win, int frame,
                     int step) {
         const float* table = records.data + ((size_t)frame * n + step) * K * 25;
@@ -168,9 +204,13 @@ _TURN = """
             Mat a = affine_of(b, c, tau, m);
             vf v[3], vb[3], push[3], sum[3], node_m;
             Mat cb, mom;
+            float at_start[6 * W];   // positions, and velocities before planes pushed
+            __builtin_memcpy(at_start, q, sizeof(at_start));
+            press(at_start, b, table);
 #pragma unroll
             for (int i = 0; i < 3; ++i) {
-                v[i] = ld(q + (3 + i) * W); push[i] = m * v[i]; vb[i] = ld(g + (3 + i) * W);
+                v[i] = ld(at_start + (3 + i) * W); push[i] = m * v[i];
+                vb[i] = ld(g + (3 + i) * W);
             }
 #pragma unroll
             for (int i = 0; i < 9; ++i) cb.a[i] = ld(g + (15 + i) * W) * unit;
@@ -218,6 +258,7 @@ _TURN = """
             add(to + YIELD * W, lb.yield); add(to + ALPHA * W, lb.alpha);
             add(to + COHESION * W, lb.cohesion); add(to + VISCOSITY * W, lb.viscosity);
             add(to + MASS * W, mass_b);
+            unpress(q, g, b, table, to);
         }
     };
     auto flush_constants = [&]() {

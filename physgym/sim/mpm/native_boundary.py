@@ -1,10 +1,11 @@
-"""C++ of the grid stage: gravity and boundaries, and their adjoint; the reference is `collide`."""
+"""C++ of gravity and boundaries on nodes and particles, with adjoints; reference: `collide`."""
 
 from __future__ import annotations
 
 __all__ = ["BOUNDARY"]
 
 BOUNDARY = """
+    constexpr int PENALTY = 3;
     struct Vec { float x, y, z; };
     struct Touch { float gap; Vec n, v; };
     auto dot3 = [](Vec a, Vec b) INLINE -> float { return a.x * b.x + a.y * b.y + a.z * b.z; };
@@ -107,6 +108,58 @@ BOUNDARY = """
         g = axpy(mu * along, t.n, g);
         return un * along;
     };
+    // A particle that a plane pushes out: how deep it is, the spring's strength over the particle's
+    // mass, and the side of the cube that it fills.
+    struct Press { Touch t; float depth, rate, side; };
+    // Velocity after a step of that spring, and of the friction that it allows.
+    auto pressed = [&](Vec v, const Press& p, float mu) -> Vec {
+        const float kick = dt * p.rate * p.depth;
+        Vec u = axpy(-1.0f, p.t.v, v);
+        Vec s = axpy(-dot3(u, p.t.n), p.t.n, u);
+        const float lose = pick(mu * kick / root(dot3(s, s) + 1.0e-20f), 1.0f, false);
+        return axpy(kick, p.t.n, axpy(-lose, s, v));
+    };
+    // adjoint g of that velocity, turned into that of the one before; also of kick and friction
+    auto pressed_adjoint = [&](Vec v, const Press& p, float mu, Vec& g, float& kick_b) -> float {
+        const float kick = dt * p.rate * p.depth;
+        const Vec n = p.t.n;
+        Vec u = axpy(-1.0f, p.t.v, v);
+        Vec s = axpy(-dot3(u, n), n, u);
+        const float speed = root(dot3(s, s) + 1.0e-20f), lose = mu * kick / speed;
+        const float gn = dot3(g, n);
+        Vec along = axpy(-gn, n, g);
+        kick_b = gn;
+        if (!(lose < 1.0f)) { g = Vec{gn * n.x, gn * n.y, gn * n.z}; return 0.0f; }
+        Vec dir{s.x / speed, s.y / speed, s.z / speed};
+        const float slide = dot3(dir, g);
+        kick_b -= mu * slide;
+        g = axpy(lose * slide, dir, axpy(-lose, along, g));
+        return -kick * slide;
+    };
+    // calls visit(lane, boundary, press) for those of sixteen particles that a plane pushes out;
+    // q: their state, k: their constants
+    auto each_pressed = [&](const float* q, const float* k, const float* table, auto visit) {
+        for (int c = 0; c < K; ++c) {
+            const float* r = table + c * 25;
+            if ((int)r[1] != PENALTY) continue;
+            vf g = fma((vf)r[8], ld(q) - r[15],
+                       fma((vf)r[11], ld(q + W) - r[16], (vf)r[14] * (ld(q + 2 * W) - r[17])));
+            const vf side = vexp(vlog(
+                vmax(ld(k + VOLUME * W), (vf)1.0e-30f)) * (1.0f / 3.0f));
+            const vf mass = ld(k + MASS * W);
+            vi near = (g < 0.5f * side) & (mass > (vf)0.0f);   // padding has no mass
+            if (!any(near)) continue;
+            for (int l = 0; l < W; ++l) if (near[l]) {
+                Press p;
+                p.t = touch(r, Vec{q[l], q[W + l], q[2 * W + l]});
+                p.side = side[l];
+                p.depth = 0.5f * p.side - p.t.gap;
+                p.rate = (k[LAM * W + l] + 2.0f * k[MU * W + l]) * p.side * p.side
+                       * inv_h / mass[l];
+                if (p.depth > 0.0f) visit(l, c, p);
+            }
+        }
+    };
     // Nodes of the window that a boundary may touch: a box of nodes, and for a plane row by row.
     struct Range { int x0, x1, y0, y1, z0, z1; };
     auto reach = [&](const float* r, Window win) -> Range {
@@ -172,6 +225,7 @@ BOUNDARY = """
         for (int c = 0; c < K; ++c) {
             const float* r = table + c * 25;
             const int condition = (int)r[1];
+            if (condition == PENALTY) continue;
             const float mu = friction.data[c];
             each_node(r, win, grid, [&](int at, Vec x) {
                 Touch t = touch(r, x);

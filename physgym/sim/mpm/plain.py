@@ -16,7 +16,7 @@ import torch
 import warp as wp
 
 from physgym.sim.mpm import collide, kernels
-from physgym.sim.mpm.collider import ColliderTable
+from physgym.sim.mpm.collider import ColliderTable, Condition
 from physgym.sim.mpm.material import ElasticLaw
 from physgym.sim.mpm.model import Coefficients, MpmModel
 from physgym.sim.mpm.rollout import Gradients, Particles
@@ -254,6 +254,7 @@ class PlainEngine:
         """Particles to grid, grid, grid to particles."""
         model, h, dt = self.model, self.model.spacing_m, plan.substep_s
         x, v, _f_in, affine = arrays
+        v = self._pressed(plan, setup, x, v, substep)
         shape = (self.worlds, *setup.window.shape)
         mass, momentum = self._grid(float, shape), self._grid(wp.vec3, shape)
         key, origin = self._key(substep), setup.window.origin
@@ -266,7 +267,9 @@ class PlainEngine:
         velocity = self._grid(wp.vec3, shape)
         pull = wp.vec3(*(dt * g for g in model.gravity_m_per_s2))
         self._launch(kernels.grid_velocity, shape, [mass, momentum, pull], [velocity])
-        for index in range(len(model.colliders)):
+        for index, collider in enumerate(model.colliders):
+            if collider.condition is Condition.PENALTY:
+                continue
             after = self._grid(wp.vec3, shape)
             self._launch(
                 collide.apply_collider,
@@ -286,6 +289,25 @@ class PlainEngine:
             [x_out, v_out, affine_out, self._status],
         )
         return self._place(plan, setup, [x_out, v_out, f, affine_out], substep + 1)
+
+    def _pressed(self, plan: Plan, setup: _Frame, x: Any, v: Any, substep: int) -> Any:
+        """Velocities after planes have pushed the particles."""
+        c = setup.given
+        for index, collider in enumerate(self.model.colliders):
+            if collider.condition is not Condition.PENALTY:
+                continue
+            after = self._empty(wp.vec3)
+            self._launch(
+                collide.press_particles,
+                self._shape,
+                [
+                    x, v, c.mass, c.mu, c.lam, self._volume, setup.records, c.friction, substep,
+                    index, self.model.spacing_m, plan.substep_s,
+                ],
+                [after],
+            )  # fmt: skip
+            v = after
+        return v
 
     def _place(self, plan: Plan, setup: _Frame, arrays: list[Any], substep: int) -> list[Any]:
         """Put driven particles where they are at a substep's start."""
