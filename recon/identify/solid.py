@@ -181,7 +181,9 @@ class PointSolid:
 
     def _inside(self, points: np.ndarray) -> np.ndarray:
         where = ((points - self.low_m) / self.cell_m).T
-        return np.asarray(ndimage.map_coordinates(self.depth_m, where, order=1) >= 0.0)
+        return np.asarray(
+            ndimage.map_coordinates(self.depth_m, where, order=1, mode="nearest") >= 0.0
+        )
 
 
 def _closing(points: np.ndarray, reach_m: float, size_m: float) -> PointSolid:

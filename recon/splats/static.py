@@ -15,7 +15,7 @@ import torch
 from scipy.spatial import cKDTree
 
 from physgym.errors import DataError
-from physgym.splats.cloud import GaussianCloud
+from physgym.splats.cloud import GaussianCloud, Gaussians
 from physgym.splats.rasterize import rasterize
 from recon.splats.cloud_optimizer import CloudOptimizer
 from recon.splats.densify import DensifyConfig, ImageGradient, densify
@@ -199,7 +199,7 @@ def fit_static(
     return kept
 
 
-def held_out_scores(cloud: GaussianCloud, views: PosedImages) -> dict[str, float]:
+def held_out_scores(cloud: GaussianCloud | Gaussians, views: PosedImages) -> dict[str, float]:
     """How well a cloud shows views that it was not fitted to, where the object is known to be seen.
 
     Args:
