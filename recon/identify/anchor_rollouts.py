@@ -135,7 +135,8 @@ class AnchorRollouts:
             physics: of B worlds.
             velocity: of all anchors at the start [m/s], shape (3,).
             ticks: T.
-            truncate: let gradients end with their tick, as Spring-Gaus does.
+            truncate: let gradients end with their tick, as Spring-Gaus does; that of the velocity
+                is then as if it were added anew at every tick.
 
         Returns:
             Anchors [m], shape (B, T, A, 3).
@@ -147,7 +148,8 @@ class AnchorRollouts:
         count = len(self.body.anchors)
         rest = torch.as_tensor(self.body.anchors, dtype=torch.float32)
         position = rest.expand(worlds, count, 3)
-        speed = velocity.float().expand(worlds, count, 3)
+        begun = velocity.float().expand(worlds, count, 3)
+        speed = begun
         made = [position[:, None]]
         stiffness = self.body.springs.stiffness(physics.log_stiffness, physics.kappa)
         for first, last, acting in phases([*self.grips, *self.pushers], ticks):
@@ -155,7 +157,8 @@ class AnchorRollouts:
             spans = [(t, t + 1) for t in range(first, last)] if truncate else [(first, last)]
             for start, stop in spans:
                 if truncate:
-                    position, speed = position.detach(), speed.detach()
+                    # The state keeps v - v0, so that v0 has a gradient in every frame.
+                    position, speed = position.detach(), (speed - begun).detach() + begun
                 rolled, speed = self._rolled(position, speed, acting, given, start, stop)
                 made.append(rolled[:, 1:])
                 position = rolled[:, -1]

@@ -9,8 +9,10 @@ Shapes: G Gaussians, C cameras, M tries.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,21 +20,31 @@ from scipy.spatial.transform import Rotation
 
 from physgym.errors import DataError
 from physgym.splats.cloud import GaussianCloud, Gaussians
+from physgym.splats.ply import load_ply
 from physgym.splats.rasterize import rasterize
 from physgym.splats.skinning import moved
 from recon.identify.video_loss import mask_centres
 from recon.identify.video_scene import hull_of
 from recon.splats.image_loss import SeenImages
+from recon.splats.perceptual import LPIPS_VARIABLE, load_lpips
 from recon.splats.posed_images import PosedImages
 from recon.splats.video import smaller
 
-__all__ = ["RegisterConfig", "ScanPose", "register_scan", "rotation_of_six"]
+__all__ = [
+    "RegisterConfig",
+    "ScanPose",
+    "load_scan",
+    "perceptual_loss",
+    "register_scan",
+    "rotation_of_six",
+]
 
 Perceptual = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 _RATES = {"six": 0.02, "log_scale": 0.01, "shift": 0.01}  # shift: in sizes of the object
 _BAD_IOU = 0.5
 _FASTER = 3.0  # of the steps of a try, which may have to turn by half the gap between two
 _FINAL = 4
+_FEWEST = 20  # Gaussians of a scan
 
 
 @dataclass(frozen=True)
@@ -95,6 +107,59 @@ class ScanPose:
         mean = self.scale * (cloud.mean - middle) @ turn.T + shift
         turned = moved(cloud, mean, turn.expand(len(cloud), 3, 3))
         return turned.replace(log_scale=cloud.log_scale + float(np.log(self.scale)))
+
+
+def load_scan(path: str | Path) -> GaussianCloud:
+    """Read a scan.
+
+    Args:
+        path: a 3DGS PLY.
+
+    Returns:
+        The cloud.
+
+    Raises:
+        DataError: if there is no such file, it is no 3DGS PLY, holds too few Gaussians, numbers
+            that are not finite, or Gaussians all in one place.
+    """
+    where = f"scan {path}"
+    try:
+        cloud = load_ply(path)
+    except OSError as error:
+        raise DataError(
+            f"cannot be read: {error.strerror}", where=where, expected="a 3DGS PLY",
+            fix="give the file that the scanner or SuperSplat exported",
+        ) from error  # fmt: skip
+    extent = (cloud.mean.amax(dim=0) - cloud.mean.amin(dim=0)).max() if len(cloud) else 0.0
+    if len(cloud) < _FEWEST or float(extent) <= 0.0:
+        raise DataError(
+            f"{len(cloud)} Gaussians over {float(extent):.3g} units",
+            where=where,
+            expected=f"{_FEWEST} Gaussians or more of an object that has a size",
+            fix="export the object, cut free of what is around it",
+        )
+    return cloud
+
+
+def perceptual_loss() -> Perceptual | None:
+    """LPIPS as a loss of two batches of images, from the file that ``PHYSGYM_LPIPS`` names.
+
+    Returns:
+        The loss; None where no file is named.
+
+    Raises:
+        DataError: if the file is missing or holds no such module.
+    """
+    if load_lpips() is None:  # which also refuses what is no such file
+        return None
+    module = torch.jit.load(os.environ[LPIPS_VARIABLE], map_location="cpu").eval()
+
+    def near(drawn: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        first, second = (2.0 * images.permute(0, 3, 1, 2) - 1.0 for images in (drawn, seen))
+        made: torch.Tensor = module(first, second).mean()
+        return made
+
+    return near
 
 
 def rotation_of_six(six: torch.Tensor) -> torch.Tensor:

@@ -18,18 +18,19 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
-from physgym.errors import BlowUpError, DataError
+from physgym.errors import DataError
 from physgym.run_folder import Checkpoint, RunFolder
 from physgym.splats.cloud import GaussianCloud
-from physgym.splats.skinning import bind
+from physgym.splats.skinning import bind, inverse_distance
 from physgym.twin import Twin
 from recon.identify.anchor_rollouts import AnchorBody, AnchorRollouts
 from recon.identify.anchors import anchor_springs, volume_sample
 from recon.identify.clip import above_ground
 from recon.identify.progress import Progress
 from recon.identify.spring_gaus_config import SpringGausConfig
-from recon.identify.spring_gaus_dynamic import Descent, Dynamics, DynamicState, start_values
-from recon.identify.spring_gaus_static import appearance, static_cloud
+from recon.identify.spring_gaus_dynamic import Descent, Dynamics, DynamicState
+from recon.identify.spring_gaus_scan import scanned_start
+from recon.identify.spring_gaus_static import appearance, scanned_cloud, static_cloud
 from recon.identify.spring_gaus_twin import TwinParts, make_twin, rigid_means
 from recon.identify.torch_threads import one_torch_thread
 from recon.identify.video_loss import LossWeights, VideoLoss
@@ -124,6 +125,8 @@ class _Job:
         self.flight = self._start()
         self._cut()
         if self.done < 2:
+            if self.config.parity:
+                self.cloud = self._drawn_together(self.cloud)
             views = smaller(self.video.frames[0], self.config.image_pixels)
             self.cloud = appearance(self.cloud, views, self.config, self.progress)
             self.done = 2
@@ -158,8 +161,11 @@ class _Job:
     def _see(self) -> None:
         """Static Gaussians of the first frame, and anchors in them."""
         config, views = self.config, smaller(self.video.frames[0], self.config.image_pixels)
-        surface, inside = self.scene.start_points(views, config.gaussians)
-        cloud = static_cloud(surface, views, config, self.progress)
+        if config.scan is not None:
+            cloud, inside = scanned_cloud(config.scan, views, self.progress), np.zeros((0, 3))
+        else:
+            surface, inside = self.scene.start_points(views, config.gaussians)
+            cloud = static_cloud(surface, views, config, self.progress)
         points = np.concatenate([cloud.mean.double().numpy(), inside])
         filled = self.scene.kind == "volume" and not config.parity
         anchors = volume_sample(points, config.anchors, filled=filled, seed=config.seed)
@@ -220,6 +226,15 @@ class _Job:
             power=self.config.bind_power,
         )
 
+    def _drawn_together(self, cloud: GaussianCloud) -> GaussianCloud:
+        """Centres at the weighted mean of their anchors, as the authors' binding has them.
+
+        From there, following the displacements of the anchors is following their weighted mean.
+        """
+        anchors = torch.as_tensor(self.anchors)
+        mean = inverse_distance(self._binding(cloud), anchors, absolute=True)
+        return cloud.replace(mean=mean.float())
+
     @property
     def _weights(self) -> LossWeights:
         return LossWeights(self.config.dssim, self.config.mask_weight, self.config.centre_weight)
@@ -265,36 +280,22 @@ class _Job:
         return low if low.sum() >= 3 else np.zeros(count, bool)
 
     def _scan(self) -> None:
-        """The best of nine stiffnesses with two dampings each."""
-        start = start_values(self.dynamics.rollouts)
-        start["velocity"] = self.flight.velocity_m_per_s
+        """Where the descent starts."""
         touched = range(max(self.flight.contact - 1, 1), self.fit)
         stride = max(1, len(touched) // _SCAN_FRAMES)
-        losses = self.dynamics.scan(start, list(touched)[::stride])
-        stiffness, dashpot = np.exp(start["log_stiffness"]), np.exp(start["log_dashpot"])
-        self.scanned = {
-            f"{k:.4g} N, {d:.2g} N s/m": float(v) for k, d, v in zip(stiffness, dashpot, losses)
-        }
-        if not np.isfinite(losses).any():
-            raise BlowUpError(
-                "no stiffness of the scan can be simulated",
-                world=0, node=0, substep=0,
-                fix="check the table, the grippers' motion and the scale of the cameras' poses",
-            )  # fmt: skip
-        best = int(np.nanargmin(losses))
-        if stiffness[best] in (stiffness.min(), stiffness.max()):
-            end = "softest" if stiffness[best] == stiffness.min() else "stiffest"
-            warnings.warn(
-                f"{self.video.name}: the {end} of the scan fits "
-                "best: the motion says little of the stiffness",
-                PhysGymWarning,
-                stacklevel=3,
-            )
-        now = self.dynamics.at(start, best)
+        now, self.scanned, loss = scanned_start(
+            self.dynamics,
+            self.flight.velocity_m_per_s,
+            list(touched)[::stride],
+            per_anchor=self.config.per_anchor,
+            name=self.video.name,
+        )
         self.state = DynamicState(now=now, best={k: np.array(v) for k, v in now.items()})
+        stiffness, dashpot = (float(np.exp(now[f"log_{k}"])) for k in ("stiffness", "dashpot"))
+        ends = float(np.ptp(now["offset"]))
         self.progress.say(
-            f"stiffness {stiffness[best]:.3g} N, dashpots {dashpot[best]:.2g} N s/m, "
-            f"loss {losses[best]:.4f}"
+            f"stiffness {stiffness:.3g} N, dashpots {dashpot:.2g} N s/m, loss {loss:.4f}"
+            + (f", {np.exp(ends):.1f} times as stiff at one end as at the other" if ends else "")
         )
         self._save()
 

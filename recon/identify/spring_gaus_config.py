@@ -31,9 +31,11 @@ class SpringGausConfig:
         law_power: p_k of the springs.
         bind_neighbours: n_b, anchors that carry a Gaussian.
         bind_power: p_b of the distance.
+        scan: file of a static scan of the object (3DGS PLY, in units and axes of its own), which is
+            registered to the first frame; None makes the Gaussians from the first frame.
         per_anchor: a stiffness for each anchor; else one for all.
-        evenness: weight of the squared spread of the anchors' log stiffness: images of one motion
-            tell little of where a body is stiff.
+        evenness: weight of the mean squared difference of the log stiffness of joined anchors:
+            images of one motion tell little of how stiff a single anchor is.
         mass_kg: of the object; 0.1 kg when None, which scales all stiffness and no motion.
         held_out_share: share of the frames that the dynamic stage does not fit, but chooses by.
         start_velocity_m_per_s: in frame 0; found when None.
@@ -43,8 +45,8 @@ class SpringGausConfig:
         dssim: weight of D-SSIM in the dynamic stage.
         mask_weight: of the mean difference of alpha and mask.
         centre_weight: of the distance of the centres of object and mask, in widths of a view.
-        parity: as the authors' code: anchors in occupied voxels only, gradients that end with
-            their frame.
+        parity: as the authors' code: anchors in occupied voxels only, Gaussians at the weighted
+            mean of their anchors, gradients that end with their frame.
         static_steps: of the static stage; those of the budget when None.
         dynamic_steps: of the dynamic stage; those of the budget when None.
     """
@@ -58,6 +60,7 @@ class SpringGausConfig:
     law_power: float = 0.5
     bind_neighbours: int = 16
     bind_power: float = 0.5
+    scan: str | None = None
     per_anchor: bool = True
     evenness: float = 5e-3
     mass_kg: float | None = None

@@ -18,12 +18,8 @@ from physgym.splats.skinning import Binding, inverse_distance
 from recon.identify.anchor_rollouts import AnchorPhysics, AnchorRollouts
 from recon.identify.video_loss import VideoLoss
 
-__all__ = ["Descent", "DynamicState", "Dynamics", "start_values"]
+__all__ = ["Descent", "DynamicState", "Dynamics"]
 
-_SCAN = 9
-_SOFTEST, _STIFFEST = 3.0, 5000.0  # Young's modulus over the pressure of the body's own weight
-_DAMPING_RATIOS = (0.05, 0.3)  # of the lowest mode: rubber, foam
-_FRICTION, _RESTITUTION = 0.5, 0.02
 _RATES = {
     "log_stiffness": 0.05, "offset": 0.03, "kappa": 0.03, "log_dashpot": 0.05,
     "log_friction": 0.03, "logit_restitution": 0.05, "velocity": 0.001,
@@ -31,43 +27,8 @@ _RATES = {
 _GROW = 0.4  # share of the steps after which all frames are fitted
 _LOOK = 5  # steps between two looks at the held-out frames
 _MOST_BLOW_UPS = 4
+_SMOOTH = 0.2  # of the size: width of the Gaussian that evens the slopes of anchors out
 _KEYS = tuple(_RATES)
-
-
-def start_values(rollouts: AnchorRollouts) -> dict[str, np.ndarray]:
-    """What the scan starts from, as stiff as a body of this weight and size may be.
-
-    An isotropic network with energy ``k l (strain)^2 / 2`` per spring has Young's modulus
-    ``E = sum(k l) / (6 V)`` (nu = 1/4), from the mean of n^4 over directions.
-
-    Args:
-        rollouts: of the body.
-
-    Returns:
-        Values by name; ``log_stiffness`` and ``log_dashpot`` of every point of the scan.
-    """
-    body = rollouts.body
-    kappa = torch.zeros(())
-    one = body.springs.stiffness(torch.zeros(1), kappa).numpy()
-    area = float(one @ body.springs.rest_length_m) / 6.0  # E V of k = 1 N [J]
-    pull = max(float(np.linalg.norm(body.gravity)), 9.81)
-    modulus = np.geomspace(_SOFTEST, _STIFFEST, _SCAN)
-    # E V = modulus * (m g / size^2) * size^3: density times g times size is the pressure.
-    stiffness = modulus * body.mass_kg * pull * body.size_m / area
-    wave = np.sqrt(stiffness * area / body.mass_kg)  # sqrt(E / rho) [m/s]
-    omega = math.pi * wave / body.size_m
-    length = float(np.median(body.springs.rest_length_m))
-    each = 2.0 / omega * stiffness / length * float(one.mean())  # of a damping ratio of 1
-    dashpot = np.concatenate([ratio * each for ratio in _DAMPING_RATIOS])
-    stiffness = np.tile(stiffness, len(_DAMPING_RATIOS))
-    return {
-        "log_stiffness": np.log(stiffness),
-        "log_dashpot": np.log(dashpot),
-        "offset": np.zeros(len(body.anchors)),
-        "kappa": np.zeros(()),
-        "log_friction": np.array(math.log(_FRICTION)),
-        "logit_restitution": np.array(math.log(_RESTITUTION / (1.0 - _RESTITUTION))),
-    }
 
 
 @dataclass(eq=False)
@@ -151,10 +112,11 @@ class Dynamics:
         return self.loss.mean_over(frames, partial(self.means, anchors))
 
     def scan(self, start: dict[str, np.ndarray], frames: Sequence[int]) -> np.ndarray:
-        """Loss of each stiffness of a scan, which are simulated side by side.
+        """Loss of each point of a scan, which are simulated side by side.
 
         Args:
-            start: from `start_values`, with the velocity.
+            start: values by name, with a first axis where they differ from point to point
+                (`recon.identify.spring_gaus_scan`).
             frames: that count.
 
         Returns:
@@ -162,7 +124,7 @@ class Dynamics:
         """
         values = {k: torch.as_tensor(v) for k, v in start.items()}
         physics = AnchorPhysics(
-            log_stiffness=values["log_stiffness"][:, None],
+            log_stiffness=values["log_stiffness"][:, None] + values["offset"],
             kappa=values["kappa"],
             dashpot_ns_per_m=values["log_dashpot"].exp(),
             friction=values["log_friction"].exp()[None],
@@ -180,7 +142,8 @@ class Dynamics:
     def at(self, start: dict[str, np.ndarray], index: int) -> dict[str, np.ndarray]:
         """Values at one point of the scan."""
         scanned = {k: np.array(start[k][index]) for k in ("log_stiffness", "log_dashpot")}
-        return {**start, **scanned}
+        offset = start["offset"] if start["offset"].ndim == 1 else start["offset"][index]
+        return {**start, **scanned, "offset": np.array(offset)}
 
 
 class Descent:
@@ -192,7 +155,7 @@ class Descent:
         steps: in all.
         fit: frames that are fitted are those before this one.
         train: frames from `fit` to here are held out, and decide what is kept.
-        evenness: weight of the squared spread of the anchors' log stiffness.
+        evenness: weight of the mean squared difference of the log stiffness of joined anchors.
         fixed: names of values that stay.
     """
 
@@ -209,6 +172,7 @@ class Descent:
     ) -> None:
         self.dynamics, self.state, self.steps = dynamics, state, steps
         self.evenness = evenness
+        self._even_out = _smoothing(dynamics.rollouts.body.anchors, dynamics.rollouts.body.size_m)
         self.fit, self.held_out = fit, list(range(fit, train))
         self.free = [k for k in _KEYS if k not in fixed]
 
@@ -265,11 +229,20 @@ class Descent:
         assert leaf.grad is not None
         ends, slopes = [anchors], [leaf.grad]
         if values["offset"].requires_grad:
-            ends.append(self.evenness * values["offset"].square().mean())
+            ends.append(self.evenness * self._unevenness(values["offset"]))
             slopes.append(torch.ones_like(ends[-1]))
         torch.autograd.backward(ends, slopes)
+        offset = values["offset"].grad
+        if offset is not None:
+            # Adam makes steps of noise as long as those of what many anchors agree on.
+            values["offset"].grad = self._even_out @ offset
         self._adam({k: values[k].grad for k in self.free})
         return total
+
+    def _unevenness(self, offset: torch.Tensor) -> torch.Tensor:
+        """Mean squared difference over springs: halves may differ, neighbours seldom do."""
+        edges = torch.as_tensor(self.dynamics.rollouts.body.springs.edges, dtype=torch.long)
+        return (offset[edges[:, 0]] - offset[edges[:, 1]]).square().mean()
 
     def _adam(self, slopes: dict[str, torch.Tensor | None]) -> None:
         state = self.state
@@ -287,3 +260,10 @@ class Descent:
             size = np.sqrt(second / (1.0 - 0.99**count)) + 1e-15
             change = _RATES[key] * state.rate * cosine * first / (1.0 - 0.9**count) / size
             state.now[key] = state.now[key] - change
+
+
+def _smoothing(at: np.ndarray, size_m: float) -> torch.Tensor:
+    """Weighted means over the anchors around each, shape (A, A)."""
+    apart = np.linalg.norm(at[:, None] - at[None], axis=-1) / (_SMOOTH * size_m)
+    weight = np.exp(-0.5 * apart**2)
+    return torch.as_tensor(weight / weight.sum(axis=1, keepdims=True))

@@ -13,11 +13,17 @@ from scipy.spatial import cKDTree
 
 from physgym.splats.cloud import GaussianCloud
 from recon.identify.progress import Progress
+from recon.identify.register_scan import (
+    RegisterConfig,
+    load_scan,
+    perceptual_loss,
+    register_scan,
+)
 from recon.identify.spring_gaus_config import SpringGausConfig
 from recon.splats.posed_images import PosedImages
 from recon.splats.static import StaticConfig, fit_static, initial_cloud, seen_colours
 
-__all__ = ["appearance", "static_cloud", "whole_body"]
+__all__ = ["appearance", "scanned_cloud", "static_cloud", "whole_body"]
 
 _SOLID = 0.1  # opacity from which a Gaussian is part of the body
 _JOINED = 4.0  # usual distances of neighbours that a gap within a body may have
@@ -48,6 +54,27 @@ def static_cloud(
         return whole_body(fit_static(start, views, settings, on_step=tick))
 
 
+def scanned_cloud(path: str, views: PosedImages, progress: Progress) -> GaussianCloud:
+    """Gaussians of a static scan, brought to where the first frame has the object.
+
+    Args:
+        path: a 3DGS PLY in units and axes of its own.
+        views: of the first frame.
+        progress: told about the registration.
+
+    Returns:
+        Those that are solid and hang together.
+
+    Raises:
+        DataError: if the scan cannot be used, or is of another object.
+    """
+    scan, steps = load_scan(path), RegisterConfig.steps
+    with progress.stage("registration of the scan", steps) as tick:
+        pose = register_scan(scan, views, perceptual=perceptual_loss(), on_step=tick)
+    progress.say(f"the scan covers {100 * pose.iou:.0f} % of the masks, scale {pose.scale:.3g}")
+    return whole_body(pose.apply(scan))
+
+
 def appearance(
     cloud: GaussianCloud, views: PosedImages, config: SpringGausConfig, progress: Progress
 ) -> GaussianCloud:
@@ -64,7 +91,13 @@ def appearance(
     """
     steps = config.steps("appearance")
     settings = StaticConfig(
-        iterations=steps, still=True, densify=None, dssim=config.dssim, seed=config.seed
+        iterations=steps,
+        still=True,
+        densify=None,
+        dssim=config.dssim,
+        isotropic=cloud.log_scale.shape[1] == 1,  # a scan's Gaussians may have axes
+        sh_degree=cloud.sh_degree,
+        seed=config.seed,
     )
     with progress.stage("appearance", steps) as tick:
         made = fit_static(cloud, views, settings, on_step=tick)

@@ -10,12 +10,16 @@ from video_cases import block_cloud, filmed, ring_of_cameras
 
 from physgym.errors import DataError
 from physgym.splats.cloud import GaussianCloud
+from physgym.splats.ply import encode_ply
 from recon.identify.register_scan import (
     RegisterConfig,
     ScanPose,
+    load_scan,
+    perceptual_loss,
     register_scan,
     rotation_of_six,
 )
+from recon.splats.perceptual import LPIPS_VARIABLE
 from recon.splats.posed_images import posed_images
 
 
@@ -90,6 +94,53 @@ def test_a_perceptual_loss_takes_part() -> None:
     assert asked[0] == tuple(views.rgb.shape)
     assert len(asked) == 6
     assert error(pose, cloud, cloud) < 0.01
+
+
+def test_lpips_weights_of_the_user_become_a_loss(tmp_path, monkeypatch) -> None:
+    class Apart(torch.nn.Module):
+        def forward(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+            return (first - second).square().mean(dim=(1, 2, 3), keepdim=True)
+
+    monkeypatch.delenv(LPIPS_VARIABLE, raising=False)
+    assert perceptual_loss() is None
+    file, one = tmp_path / "lpips.pt", torch.zeros(1, 3, 8, 8)
+    torch.jit.trace(Apart(), (one, one)).save(str(file))
+    monkeypatch.setenv(LPIPS_VARIABLE, str(file))
+    near = perceptual_loss()
+    drawn = torch.full((2, 6, 5, 3), 0.75, requires_grad=True)
+    loss = near(drawn, torch.full((2, 6, 5, 3), 0.5))
+    assert float(loss.detach()) == pytest.approx(0.25)  # images from -1 to 1: twice as far apart
+    loss.backward()
+    assert drawn.grad is not None
+    assert bool((drawn.grad > 0).all())
+    monkeypatch.setenv(LPIPS_VARIABLE, str(tmp_path / "none.pt"))
+    with pytest.raises(DataError, match="LPIPS"):
+        perceptual_loss()
+
+
+def test_scans_that_cannot_be_used_are_refused(tmp_path) -> None:
+    cloud = uneven_cloud()
+    whole = encode_ply(cloud)
+    start = whole.index(b"end_header\n") + len(b"end_header\n")
+    point = f"vertex {len(cloud)}".encode()
+    files = {
+        "NaN": whole[:start] + np.float32(np.nan).tobytes() + whole[start + 4 :],
+        "0 Gaussians": whole[:start].replace(point, b"vertex 0"),
+        "without": whole.replace(b"property float opacity", b"property float density"),
+        "no PLY header": b"solid",
+        "cut off": whole[:-9],
+        "over 0 units": encode_ply(cloud.replace(mean=torch.zeros_like(cloud.mean))),
+    }
+    for what, content in files.items():
+        (tmp_path / "scan.ply").write_bytes(content)
+        with pytest.raises(DataError, match=what):
+            load_scan(tmp_path / "scan.ply")
+    with pytest.raises(DataError, match="cannot be read"):
+        load_scan(tmp_path / "none.ply")
+    with pytest.raises(DataError, match="cannot be read"):
+        load_scan(tmp_path)
+    (tmp_path / "scan.ply").write_bytes(whole)
+    assert len(load_scan(tmp_path / "scan.ply")) == len(cloud)
 
 
 def test_one_view_and_another_object_are_refused() -> None:

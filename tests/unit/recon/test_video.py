@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 from perception_scene import camera_at, film, lifted_ball
 from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
 from video_cases import GROUND, Drop, drop
 
 from physgym.errors import DataError
+from physgym.splats.ply import save_ply
 from physgym.twin import Twin
 from recon.commands import Reconstruct
 from recon.episode import EpisodeWriter
 from recon.identify import spring_gaus_config
+from recon.identify.register_scan import ScanPose
 from recon.identify.video_scene import VideoScene
 from recon.perception.perceive import PerceiveConfig
 from recon.perception.perceive_episode import cached_perception
@@ -171,6 +174,32 @@ def test_an_episode_becomes_a_twin(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert losses["springs"] < losses["frozen"]
     assert not (tmp_path / "twin.run").exists()
     assert Twin.load(tmp_path / "twin").content_hash() == twin.content_hash()
+    # Another device scanned the same ball, in centimetres and axes of its own.
+    turn = Rotation.from_rotvec([0.3, -0.8, 1.9]).as_matrix()
+    scan = ScanPose(100.0, turn, np.array([3.0, 1.0, -2.0]), np.zeros(3), 0.0, 1.0)
+    save_ply(tmp_path / "scan.ply", scan.apply(twin.splats))
+    command = Reconstruct(
+        tmp_path / "ball", tmp_path / "scanned", method="spring-gaus", nodes=80, kind="volume",
+        train="0.8", json=True, scan=tmp_path / "scan.ply", per_anchor=False,
+    )  # fmt: skip
+    assert command.run() == 0
+    scanned = Twin.load(tmp_path / "scanned")
+    assert scanned.splats is not None
+    # The shell that two cameras show may be turned about the ball's middle (places are tested in
+    # test_register_scan); its size says that it is back in metres, and is read from silhouettes.
+    sizes = [
+        float((c.mean - c.mean.mean(dim=0)).norm(dim=1).mean())
+        for c in (scanned.splats, twin.splats)
+    ]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.25)
+    assert scanned.provenance["log_stiffness_spread"] == 0.0
+
+
+@pytest.mark.parametrize("flags", [{"per_anchor": False}, {"scan": Path("scan.ply")}])
+def test_flags_of_spring_gaus_are_refused_elsewhere(tmp_path: Path, flags: dict) -> None:
+    command = Reconstruct(tmp_path / "clips.npz", tmp_path / "twin", method="mosa", **flags)
+    with pytest.raises(DataError, match="--scan or --no-per-anchor"):
+        command.run()
 
 
 def test_tracks_have_no_images_to_fit(tmp_path: Path) -> None:
