@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from physgym.errors import BlowUpError, DataError
+from recon.spring_gaus_flags import SpringGausFlags
 
 if TYPE_CHECKING:
     from physgym.twin import Twin
     from recon.identify.progress import Progress
     from recon.tracks import Tracks
 
-__all__ = ["Benchmark", "Reconstruct"]
+__all__ = ["Benchmark", "Reconstruct", "train_share"]
 
 
 @dataclass(frozen=True)
-class Reconstruct:
+class Reconstruct(SpringGausFlags):
     """Make a twin from recordings of a soft object.
 
     SOURCE is an episode of RGB-D cameras (a rosbag2 folder, a PhysTwin case, a folder of images;
@@ -46,6 +47,9 @@ class Reconstruct:
     """Of mosa: learn a correction of the law's stress."""
     heterogeneity: bool = True
     """Of mosa: learn how stiffness varies over the body."""
+    losses: str = ""
+    """Of mosa: terms of the last stage's loss, such as 'tracks,velocity,chamfer,scale,rotation,
+    image,mask,flow'; when empty all that there are, but for image, mask and flow with depth."""
     train: str = "auto"
     """What is learned from; the rest is held out and scored. 'all'; a share such as '0.7'
     (recordings, or seconds of a single one); 'auto': 0.8 of several recordings, 0.7 of one."""
@@ -62,8 +66,8 @@ class Reconstruct:
     """Mass of the object without its driven points [kg]. The motion does not tell it: when not
     given it is the recording's own note, else 0.1 kg (1 g a point for tracks)."""
     ground: float | None = None
-    """Of tracks: height of a level ground that a network or a continuum touches [m]; none when not
-    given. Episodes find their table."""
+    """Of tracks, and of mosa on images without depth: height of a level ground that the object
+    touches [m]; none when not given. Episodes with depth find their table."""
     nodes: int = 700
     """Of an episode: nodes of the network at most (spring-gaus: 400); time grows with it."""
     self_collision: Literal["auto", "on", "off"] = "auto"
@@ -96,8 +100,9 @@ class Reconstruct:
         from recon.reconstruct import check_place, is_episode
         from recon.scorecard import split
 
+        settings = self.settings(self.method)
         if is_episode(self.source):
-            return self._from_episode()
+            return self._from_episode(settings)
         if self.method == "phystwin" and self.kind in ("sheet", "volume"):
             raise DataError(
                 f"--kind {self.kind} of tracks", where="reconstruct", expected="rope or network"
@@ -123,11 +128,12 @@ class Reconstruct:
         twin.save(self.out)
         return self._told(twin)
 
-    def _from_episode(self) -> int:
+    def _from_episode(self, settings: dict[str, Any]) -> int:
         from recon.identify.progress import Progress, RichProgress
         from recon.reconstruct import ReconstructConfig, reconstruct_episode
 
-        if self.kind == "network" or self.residual or self.ground is not None:
+        grounded = self.ground is not None and self.method != "mosa"
+        if self.kind == "network" or self.residual or grounded:
             raise DataError(
                 "--kind network, --residual and --ground are for tracks",
                 where="reconstruct",
@@ -139,10 +145,12 @@ class Reconstruct:
             prior=self.prior,
             adapter=self.adapter,
             heterogeneity=self.heterogeneity,
+            losses=_named(self.losses),
+            ground_m=self.ground,
             budget=self.budget,
             kind=self.kind,
             mass_kg=self.mass,
-            train_share=_share(self.train),
+            train_share=train_share(self.train),
             self_collision=self.self_collision,
             nodes=self.nodes,
             seed=self.seed,
@@ -152,11 +160,15 @@ class Reconstruct:
             resume=self.resume,
         )
         progress = Progress() if self.json else RichProgress()
-        return self._told(reconstruct_episode(self.source, self.out, config, progress=progress))
+        twin = reconstruct_episode(
+            self.source, self.out, config, progress=progress, settings=settings
+        )
+        return self._told(twin)
 
     def _continuum(self) -> int:
         """Of tracks, by the material point method."""
         from recon.identify.mosa_config import MosaConfig
+        from recon.identify.motion_losses import MotionWeights
         from recon.identify.progress import Progress, RichProgress
         from recon.importers import load_recordings
         from recon.reconstruct_motion import reconstruct_tracks
@@ -168,6 +180,7 @@ class Reconstruct:
                 expected="--kind auto or volume; the adapter is what mosa learns besides physics",
                 fix="leave them out, or use --method phystwin",
             )
+        weights = MotionWeights()
         config = MosaConfig(
             prior=self.prior,
             adapter=self.adapter,
@@ -175,6 +188,7 @@ class Reconstruct:
             budget=self.budget,
             seed=self.seed,
             mass_kg=self.mass,
+            weights=weights.only(_named(self.losses)) if self.losses else weights,
         )
         twin = reconstruct_tracks(
             load_recordings(self.source),
@@ -209,15 +223,9 @@ class Reconstruct:
             ground_height_m=self.ground,
         )
         job = _Job(
-            self.method,
-            self.budget,
-            self.seed,
-            self.density,
-            _fingerprint(train),
-            self.kind,
-            self.mass,
-            self.ground,
-        )
+            self.method, self.budget, self.seed, self.density, _fingerprint(train), self.kind,
+            self.mass, self.ground,
+        )  # fmt: skip
         folder = self.out.with_name(self.out.name + ".run")
         begun = (folder / "config.yaml").is_file()
         run = RunFolder(folder, job, resume=self.resume or not begun)
@@ -256,8 +264,22 @@ def _fingerprint(recordings: list[Tracks]) -> str:
     return digest.hexdigest()
 
 
-def _share(train: str) -> float:
-    """Share of an episode's frames that is learned from; 0.7 as in PhysTwin's paper."""
+def _named(losses: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in losses.split(",") if name.strip())
+
+
+def train_share(train: str) -> float:
+    """Share of an episode's frames that is learned from.
+
+    Args:
+        train: ``"auto"``, 0.7 as in PhysTwin's paper; ``"all"``; or a share.
+
+    Returns:
+        From 0.05 to 1.
+
+    Raises:
+        DataError: if it is none.
+    """
     named = {"auto": 0.7, "all": 1.0}
     try:
         share = named[train] if train in named else float(train)
@@ -301,18 +323,22 @@ class Benchmark:
     cloth: real clouds of sheets lifted and folded (--data); fits one trial, predicts another.
     mosa: continuum twins of bodies whose material is known: a pressed cylinder, drops of other
     heights and orientations, PAC-NeRF's materials, wrong priors; goes on in --out.
+    looks: every method on an elastic drop, on a block with two stiffnesses and on a lifted toy,
+    before four cameras (`physgym compare`); goes on in --out.
     """
 
-    what: Annotated[Literal["dlo", "interactions", "cloth", "mosa"], tyro.conf.Positional]
+    what: Annotated[Literal["dlo", "interactions", "cloth", "mosa", "looks"], tyro.conf.Positional]
     """Which benchmark."""
     data: Path | None = None
     """Folder of the recordings (dlo, cloth)."""
     out: Path | None = None
-    """Folder for everything that is made (interactions, mosa)."""
+    """Folder for everything that is made (interactions, mosa, looks)."""
     part: tuple[
         Literal["generalisation", "isotropic", "compression", "presets", "priors"], ...
     ] = ()
     """mosa: which parts; all when not given."""
+    object: tuple[Literal["drop", "halves", "lift"], ...] = ()
+    """looks: which objects; all when not given."""
     json: Path | None = None
     """Where the figures go."""
     quick: bool = False
@@ -343,6 +369,13 @@ class Benchmark:
             folder = self._needed(self.out, "--out")
             parts = self.part or PARTS
             run_mosa(folder, self.json, quick=self.quick, parts=parts, seed=self.seed)
+            return 0
+        if self.what == "looks":
+            from recon.benchmark_looks import OBJECTS, run_looks
+
+            folder = self._needed(self.out, "--out")
+            objects = self.object or OBJECTS
+            run_looks(folder, self.json, quick=self.quick, objects=objects, seed=self.seed)
             return 0
         data = self._needed(self.data, "--data")
         if self.what == "cloth":

@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +46,9 @@ class ReconstructConfig:
         prior: of mosa: the isotropic elastic law.
         adapter: of mosa: learn a correction of its stress.
         heterogeneity: of mosa: learn how stiffness varies over the body.
+        losses: of mosa: terms of the last stage's loss (`MotionWeights`); all that the recording
+            has when empty, but for image, mask and flow where there is depth.
+        ground_m: of mosa without depth: height of a level ground [m].
         budget: how long to search.
         kind: what the object is; ``auto`` looks at the first frame.
         mass_kg: of the object; that of the recording's metadata when None, else 0.1 kg.
@@ -64,6 +67,8 @@ class ReconstructConfig:
     prior: Literal["linear", "neo-hookean", "fixed-corotated", "stvk"] = "neo-hookean"
     adapter: bool = True
     heterogeneity: bool = True
+    losses: tuple[str, ...] = ()
+    ground_m: float | None = None
     budget: Literal["quick", "full"] = "quick"
     kind: Literal["auto", "volume", "sheet", "rope"] = "auto"
     mass_kg: float | None = None
@@ -108,6 +113,7 @@ def reconstruct_episode(
     config: ReconstructConfig | None = None,
     *,
     progress: Progress | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Twin:
     """Make a twin of an episode and save it.
 
@@ -120,6 +126,7 @@ def reconstruct_episode(
         out: where the twin goes.
         config: how.
         progress: told about every step.
+        settings: fields of the method's own configuration that ``config`` has no word for.
 
     Returns:
         The twin, with metrics of its own episode.
@@ -129,25 +136,28 @@ def reconstruct_episode(
     """
     from recon.identify.progress import Progress as Silent
     from recon.perception.perceive_config import PerceiveConfig
+    from recon.reconstruct_video import has_depth, reconstruct_film
 
     config, progress = config or ReconstructConfig(), progress or Silent()
     check_place(out)
     begun = time.monotonic()
     with ExitStack() as stack:
         source = _as_bag(Path(episode).expanduser(), out, stack)
+        if config.method == "mosa" and not has_depth(source, config):
+            return reconstruct_film(source, out, config, progress=progress)
         perception, notes = _perceived(
             source,
             PerceiveConfig(kind=config.kind, robot_model=str(config.robot or "")),
             config.calibration,
             progress,
         )
-        video = _video(source, perception, config) if config.method == "spring-gaus" else None
-        wanted = config.appearance and video is None  # spring-gaus sees for itself
+        video = _video(source, perception, config) if _draws(config) else None
+        wanted = config.appearance and video is None  # what fits images sees for itself
         views = _first_views(source, perception, config) if wanted else None
     perceived_s = time.monotonic() - begun
     mass_kg = config.mass_kg or _noted_mass(notes)
     folder = out.with_name(out.name + ".run")
-    fit = _fit_of(config, mass_kg)
+    fit = dataclasses.replace(_fit_of(config, mass_kg), **(settings or {}))
     with _run_folder(folder, _Job.of(fit, perception), resume=config.resume) as run:
         twin = _identified(perception, video, fit, out.name, progress, run)
     seconds = {"perceive_s": perceived_s, "identify_s": time.monotonic() - begun - perceived_s}
@@ -160,6 +170,12 @@ def reconstruct_episode(
     twin = twin.replace(metrics=score_twin(twin, perception))
     twin.save(out)
     return twin
+
+
+def _draws(config: ReconstructConfig) -> bool:
+    """Whether the fit compares images."""
+    images = {"image", "mask", "flow"} & set(config.losses)
+    return config.method == "spring-gaus" or (config.method == "mosa" and bool(images))
 
 
 def _first_views(
@@ -211,7 +227,9 @@ def _video(source: Path, perception: Perception, config: ReconstructConfig) -> P
 
 def _fit_of(config: ReconstructConfig, mass_kg: float | None) -> Fit:
     if config.method == "mosa":
-        return _mosa_fit(config, mass_kg)
+        from recon.reconstruct_video import mosa_fit
+
+        return mosa_fit(config, mass_kg)
     if config.method == "phystwin":
         return _phystwin_fit(config, mass_kg)
     from recon.identify.spring_gaus_config import SpringGausConfig
@@ -237,20 +255,6 @@ def _phystwin_fit(config: ReconstructConfig, mass_kg: float | None) -> EpisodeCo
     )
 
 
-def _mosa_fit(config: ReconstructConfig, mass_kg: float | None) -> MosaConfig:
-    from recon.identify.mosa_config import MosaConfig
-
-    return MosaConfig(
-        prior=config.prior,
-        adapter=config.adapter,
-        heterogeneity=config.heterogeneity,
-        budget=config.budget,
-        seed=config.seed,
-        train_share=config.train_share,
-        mass_kg=mass_kg,
-    )
-
-
 def _identified(
     perception: Perception,
     video: PosedVideo | None,
@@ -263,19 +267,16 @@ def _identified(
 
     if isinstance(fit, EpisodeConfig):
         return identify_episode(perception, fit, name=name, progress=progress, run=run)
-    if video is not None:
-        from recon.identify.spring_gaus import identify_video
-        from recon.identify.spring_gaus_config import SpringGausConfig
-
-        assert isinstance(fit, SpringGausConfig)
-        return identify_video(video, perception, fit, name=name, progress=progress, run=run)
-    from recon.identify.mosa import identify_motion
     from recon.identify.mosa_config import MosaConfig
-    from recon.identify.motion import Motion
 
-    assert isinstance(fit, MosaConfig)
-    motion = Motion.from_perception(perception, seed=fit.seed)
-    return identify_motion(motion, fit, name=name, progress=progress, run=run)
+    if isinstance(fit, MosaConfig):
+        from recon.identify.mosa_video import identify_perceived
+
+        return identify_perceived(perception, video, fit, name=name, progress=progress, run=run)
+    from recon.identify.spring_gaus import identify_video
+
+    assert video is not None
+    return identify_video(video, perception, fit, name=name, progress=progress, run=run)
 
 
 def score_twin(twin: Twin, perception: Perception) -> dict[str, Any]:

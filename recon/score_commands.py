@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from recon.perception.perceive import PerceiveConfig
     from recon.perception.prompt import Prompt
     from recon.perception.result import Perception
+    from recon.predict_episode import Prediction
     from recon.score_report import Strip
     from recon.tracks import Tracks
 
@@ -43,11 +44,13 @@ class ScoredEpisode:
             perceiving, predicting, scoring and drawing [s].
         strip: pictures of it, where they were asked for.
         images: of the report, how the twin looks beside the recording; None where it was not drawn.
+        prediction: what was scored.
     """
 
     score: dict[str, Any]
     strip: Figure | None
     images: Section | None = None
+    prediction: Prediction | None = None
 
 
 @dataclass(frozen=True)
@@ -190,7 +193,7 @@ def score_recording(
     if evidence.strip is not None:
         shell = prediction.points[:, prediction.visible_surface]
         picture = picture_strip(evidence.strip, perception.time_s, shell, stop)
-    return ScoredEpisode(score, picture, looks)
+    return ScoredEpisode(score, picture, looks, prediction)
 
 
 def _drawn(

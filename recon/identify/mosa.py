@@ -10,6 +10,7 @@ Shapes: D coordinates, P particles.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +23,9 @@ from physgym.twin import Twin
 from recon.identify.least_squares import Fit, refine
 from recon.identify.mosa_config import MosaConfig
 from recon.identify.mosa_coordinates import Coordinates
+from recon.identify.mosa_images import IMAGE_TERMS, Film, ImageTerms
 from recon.identify.mosa_joint import Joint, JointState, Learned
+from recon.identify.mosa_linear import LINEAR_STEPS, LinearStage
 from recon.identify.mosa_problem import PriorProblem, Window, crossing_time
 from recon.identify.mosa_scene import Scene
 from recon.identify.mosa_twin import TwinParts, make_twin
@@ -52,6 +55,8 @@ def identify_motion(
     motion: Motion | list[Motion],
     config: MosaConfig | None = None,
     *,
+    films: Sequence[Film | None] = (),
+    starts: Sequence[StartVelocity] = (),
     name: str = "",
     progress: Progress | None = None,
     run: RunFolder | None = None,
@@ -63,6 +68,8 @@ def identify_motion(
     Args:
         motion: of one body; of several recordings each with the same own frame and solid.
         config: what is identified.
+        films: what cameras saw of each motion, for the image terms of the last stage.
+        starts: velocity in frame 0 of each motion where it is known; fitted where none are given.
         name: of the twin; that of the first motion when empty.
         progress: told about every step.
         run: where checkpoints go; a run that has some is gone on with.
@@ -77,9 +84,15 @@ def identify_motion(
     motions = [motion] if isinstance(motion, Motion) else list(motion)
     if not motions:
         raise DataError("no motion", where="identify_motion", expected="at least one")
+    if {len(films), len(starts)} - {0, len(motions)}:
+        raise DataError(
+            f"{len(films)} films and {len(starts)} starts of {len(motions)} motions",
+            where="identify_motion",
+            expected="one of each motion, or none",
+        )
     config, progress = config or MosaConfig(), progress or Progress()
     with one_torch_thread():
-        job = _Job(motions, config, progress, run)
+        job = _Job(motions, config, progress, run, films=films, starts=starts)
         job.go()
         return make_twin(job.parts(), name or motions[0].name)
 
@@ -90,6 +103,7 @@ class _Found:
 
     done: int = 0
     theta: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    linear: np.ndarray = field(default_factory=lambda: np.zeros(0))
     covariance: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     cost: float = float("inf")
     history: dict[str, float] = field(default_factory=dict)
@@ -100,11 +114,18 @@ class _Job:
     """All stages, resumable."""
 
     def __init__(
-        self, motions: list[Motion], config: MosaConfig, progress: Progress, run: RunFolder | None
+        self,
+        motions: list[Motion],
+        config: MosaConfig,
+        progress: Progress,
+        run: RunFolder | None,
+        *,
+        films: Sequence[Film | None],
+        starts: Sequence[StartVelocity],
     ) -> None:
         self.motions, self.config, self.progress, self.run = motions, config, progress, run
-        self.stopped = False
-        self.starts = [self._start_of(m) for m in motions]
+        self.films, self.stopped = films, False
+        self.starts = list(starts) or [self._start_of(m) for m in motions]
         self.windows = [self._window(m, s) for m, s in zip(motions, self.starts)]
         self.knee_m = max(3.0 * max(noise_of(m) for m in motions), 5e-3 * motions[0].size_m)
         self.reference = motions[0].start_pose()
@@ -140,6 +161,8 @@ class _Job:
             if "prior" in self.config.stages and self.found.done < 2:
                 self._refine()
             self.learned = self._backbone()
+            if self.config.learns_residual and "linear" in self.config.stages:
+                self._search_linear()
             if self.config.learns_residual:
                 self._descend()
         except KeyboardInterrupt:
@@ -268,7 +291,31 @@ class _Job:
         self.found.done, self.found.history["refine"] = 2, fit.cost
         self._save()
 
+    def _linear(self) -> LinearStage:
+        return LinearStage(
+            self.scenes, self.windows, self.coordinates, self.config, knee_m=self.knee_m
+        )
+
+    def _search_linear(self) -> None:
+        """What of adapter and field small strains see, before there is any network."""
+        if self.found.done >= 3:
+            return
+        with self.progress.stage("constant anisotropy and slope", LINEAR_STEPS) as tick:
+
+            def keep(step: int, value: float, at: np.ndarray) -> None:
+                tick(step, value)
+                self.found.linear, self.found.history["linear"] = at.copy(), value
+
+            self.found.linear = self._linear().search(self.found.theta, keep)
+        self.found.done = 3
+        self._save()
+
     def _descend(self) -> None:
+        begin = None
+        if len(self.found.linear):
+            start = self._linear().start(self.found.theta, self.found.linear)
+            begin = start.learned
+            self.found.history |= start.report
         joint = Joint(
             self.scenes,
             self.windows,
@@ -277,7 +324,9 @@ class _Job:
             self.config,
             knee_m=self.knee_m,
             crossing_s=crossing_time(self.motions[0]),
+            begin=begin,
             state=self.found.joint,
+            images=self._image_terms(),
         )
         with self.progress.stage("adapter and field", self.config.joint_steps) as tick:
 
@@ -298,6 +347,13 @@ class _Job:
             asked = self.config.adapter if part == "adapter" else self.config.heterogeneity
             if asked and kept is None:
                 self.progress.say(f"the {part} does not help on held-out frames and is left out")
+
+    def _image_terms(self) -> list[ImageTerms | None]:
+        wanted = [n for n in IMAGE_TERMS if getattr(self.config.weights, n) > 0.0]
+        return [
+            None if film is None or not wanted else ImageTerms(film, s, self.reference, wanted)
+            for film, s in zip(self.films, self.scenes)
+        ]
 
     def _stop(self) -> None:
         self.stopped = True
@@ -321,7 +377,7 @@ class _Job:
         if self.run is None:
             return
         found, joint = self.found, self.found.joint
-        arrays = {"theta": found.theta, "covariance": found.covariance}
+        arrays = {"theta": found.theta, "covariance": found.covariance, "linear": found.linear}
         for key in _JOINT_ARRAYS:
             value = getattr(joint, key)
             if value is not None:
@@ -339,6 +395,7 @@ class _Job:
         self.found = _Found(
             done=int(meta["done"]),
             theta=arrays["theta"],
+            linear=arrays["linear"],
             covariance=arrays["covariance"],
             history=dict(meta["history"]),
             joint=JointState(**meta["joint"], **kept),

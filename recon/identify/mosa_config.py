@@ -15,8 +15,8 @@ __all__ = ["STAGES", "AdapterMap", "ElasticPrior", "MosaConfig", "PlasticMap", "
 ElasticPrior = Literal["linear", "neo-hookean", "fixed-corotated", "stvk"]
 PlasticMap = Literal["none", "von-mises", "drucker-prager", "herschel-bulkley"]
 AdapterMap = Literal["pre", "redistribution", "post"]
-Stage = Literal["velocity", "prior", "joint"]
-STAGES: tuple[Stage, ...] = ("velocity", "prior", "joint")
+Stage = Literal["velocity", "prior", "linear", "joint"]
+STAGES: tuple[Stage, ...] = ("velocity", "prior", "linear", "joint")
 
 _GENERATIONS = {"quick": 10, "full": 30}
 _PARTICLES = {"quick": 5000, "full": 12_000}
@@ -34,7 +34,8 @@ class MosaConfig:
         heterogeneity: learn factors of its stiffness over the body.
         return_map: what the material bears before it yields; ``"none"`` is elastic.
         stages: which are run, in this order: start velocity, global parameters of the prior,
-            adapter and field. A stage that is left out takes its result from the start values.
+            constant anisotropy and a slope of the stiffness, networks. A stage that is left out
+            takes its result from the start values.
         budget: ``"quick"`` or ``"full"``.
         particles: that fill the body; 5000 of a quick budget, 12 000 of a full one when None. The
             stiffness comes out too high, by a fifth at 3000 and by less than a tenth at 6000
@@ -119,12 +120,13 @@ class MosaConfig:
     @property
     def joint_steps(self) -> int:
         """Of the descent on adapter and field, at most."""
-        return _JOINT_STEPS[self.budget]
+        return _JOINT_STEPS[self.budget] if "joint" in self.stages else 0
 
     @property
     def learns_residual(self) -> bool:
         """Whether anything is learned beyond the prior."""
-        return "joint" in self.stages and (self.adapter or self.heterogeneity)
+        wanted = {"linear", "joint"} & set(self.stages)
+        return bool(wanted) and (self.adapter or self.heterogeneity)
 
 
 def _wrong(name: str, value: object, expected: str) -> DataError:

@@ -106,7 +106,7 @@ class Coordinates:
         found += _plastic(config)
         if ground:
             found.append(Coordinate("friction", 0.0, 1.5, 0.4, 0.4, 1e-2))
-            found.append(Coordinate("gap_cells", 0.0, 1.6, 0.6, 0.3, 1e-2))
+            found.append(Coordinate("gap_cells", -0.5, 0.5, -0.1, 0.15, 1e-2))
         return cls(tuple(found), config.material, density_kg_per_m3)
 
     @property

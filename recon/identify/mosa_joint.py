@@ -6,7 +6,7 @@ Shapes: T frames, N tracked points, P particles, D coordinates.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,12 +31,13 @@ from recon.identify.motion_losses import (
 if TYPE_CHECKING:
     from physgym.sim.mpm.heterogeneity import HeterogeneityField
     from physgym.sim.mpm.stress_adapter import StressAdapter
+    from recon.identify.mosa_images import ImageTerms
 
-__all__ = ["Joint", "JointState", "Learned", "motion_terms"]
+__all__ = ["Joint", "JointState", "Learned", "motion_terms", "networks"]
 
 # Of the networks. After the quick budget's 60 steps the notes' 1e-3 (G11) left more than half of
 # the loss of a fibred ball in place, 4e-3 a fifth (docs/benchmarks.md).
-_RATE = 4e-3
+_RATE = 1e-3
 _THETA_SHARE = 0.1  # of that rate, for the global parameters
 _CLIP = 1.0  # largest norm of a step's gradient: long contacts amplify what they carry back
 _LOOK = 5  # steps between two looks at the held-out frames
@@ -147,7 +148,10 @@ class Joint:
         config: of the job.
         knee_m: of Huber's loss [m].
         crossing_s: time in which the body crosses its own size [s].
+        begin: what the descent begins with, of `networks`; the backbone with untrained networks
+            where none is given.
         state: to go on from.
+        images: terms of the images of every motion; none where nothing is given.
     """
 
     def __init__(
@@ -160,13 +164,19 @@ class Joint:
         *,
         knee_m: float,
         crossing_s: float,
+        begin: Learned | None = None,
         state: JointState | None = None,
+        images: Sequence[ImageTerms | None] = (),
     ) -> None:
+        self.images = images
         self.scenes, self.windows, self.coordinates = scenes, windows, coordinates
         self.config, self.knee_m, self.crossing_s = config, knee_m, crossing_s
         self._start = torch.as_tensor(theta, dtype=torch.float64)
-        self.theta = self._start.clone().requires_grad_()
-        self.adapter, self.field = _networks(scenes[0], coordinates, theta, config)
+        if begin is None:
+            begin = Learned(self._start, *networks(scenes[0], coordinates, theta, config))
+        self.theta = begin.theta.clone().double().requires_grad_()
+        self.adapter, self.field = begin.adapter, begin.field
+        self._begin = self._flat()
         self._rest = torch.as_tensor(scenes[0].rest, dtype=torch.float32)
         self._local = [LocalFrames.of(np.asarray(s.motion.rest)[s.points]) for s in scenes]
         self.state = state or JointState()
@@ -186,6 +196,8 @@ class Joint:
             on_step: told the steps done and the loss, 1 at the isotropic backbone.
         """
         state, total = self.state, self.config.joint_steps
+        if state.step == 0:
+            self._look()
         while state.step < total:
             loss = self._step()
             state.step += 1
@@ -245,7 +257,7 @@ class Joint:
 
     def _retreat(self) -> None:
         state = self.state
-        state.now = self._initial() if state.best is None else state.best.copy()
+        state.now = self._begin.copy() if state.best is None else state.best.copy()
         state.first = state.second = None
         self._put(state.now)
 
@@ -306,10 +318,14 @@ class Joint:
     def _terms(
         self, seen: list[Seen], spans: list[tuple[int, int]]
     ) -> list[dict[str, torch.Tensor]]:
-        return [
-            motion_terms(s, one, *span, self.knee_m, local, self.crossing_s)
-            for s, one, span, local in zip(self.scenes, seen, spans, self._local, strict=True)
-        ]
+        made = []
+        for k, (scene, one, span) in enumerate(zip(self.scenes, seen, spans, strict=True)):
+            terms = motion_terms(scene, one, *span, self.knee_m, self._local[k], self.crossing_s)
+            images = self.images[k] if self.images else None
+            if images is not None:
+                terms |= images(one, *span)
+            made.append({n: v for n, v in terms.items() if getattr(self.config.weights, n) > 0.0})
+        return made
 
     def _values(self, seen: list[Seen], spans: list[tuple[int, int]]) -> list[dict[str, float]]:
         """Value of every term at the backbone; a term that is nothing there stays out."""
@@ -335,14 +351,6 @@ class Joint:
     def _flat(self) -> np.ndarray:
         return np.concatenate([_flat(t.detach(), t) for t in self._tensors()])
 
-    def _initial(self) -> np.ndarray:
-        adapter, field_ = _networks(
-            self.scenes[0], self.coordinates, self._start.numpy(), self.config
-        )
-        modules = [m for m in (adapter, field_) if m is not None]
-        tensors = [self._start, *(p for m in modules for p in m.parameters())]
-        return np.concatenate([_flat(t.detach(), t) for t in tensors])
-
     def _put(self, flat: np.ndarray) -> None:
         at = 0
         with torch.no_grad():
@@ -357,9 +365,20 @@ def _flat(value: torch.Tensor | None, like: torch.Tensor) -> np.ndarray:
     return np.asarray(made.detach().double().reshape(-1).numpy())
 
 
-def _networks(
+def networks(
     scene: Scene, coordinates: Coordinates, theta: np.ndarray, config: MosaConfig
 ) -> tuple[StressAdapter | None, HeterogeneityField | None]:
+    """Untrained adapter and field; None where one is not asked for.
+
+    Args:
+        scene: of the body.
+        coordinates: of the global parameters.
+        theta: they, shape (D,).
+        config: of the job.
+
+    Returns:
+        Both.
+    """
     from physgym.sim.mpm.heterogeneity import HeterogeneityField
     from physgym.sim.mpm.stress_adapter import AdapterConfig, StressAdapter
 

@@ -6,19 +6,19 @@ Shapes: Q candidates, D coordinates, F residuals, T frames, N tracked points.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
 from physgym.errors import PhysGymError
-from recon.identify.mosa_coordinates import Coordinates
+from physgym.sim.mpm.model import MpmParameters
 from recon.identify.mosa_scene import Scene, Seen
 from recon.identify.motion import Motion
-from recon.identify.problem import Loss
+from recon.identify.problem import Loss, Prior
 
-__all__ = ["PriorProblem", "Window", "crossing_time"]
+__all__ = ["PriorProblem", "SearchCoordinates", "Window", "crossing_time"]
 
 # Candidates of one call share their number of substeps, so they are sorted by stiffness first and
 # go in groups of so many.
@@ -41,6 +41,19 @@ class Window(NamedTuple):
     train: int
 
 
+class SearchCoordinates(Protocol):
+    """What is searched, and what the solver makes of it."""
+
+    @property
+    def prior(self) -> Prior:
+        """Of all coordinates."""
+        ...
+
+    def parameters(self, theta: torch.Tensor) -> tuple[MpmParameters, torch.Tensor]:
+        """See `Coordinates.parameters`."""
+        ...
+
+
 class PriorProblem:
     """Rollouts under candidate parameters; see `recon.identify.problem.Problem`.
 
@@ -54,6 +67,7 @@ class PriorProblem:
         scenes: of every motion.
         coordinates: what is searched.
         windows: of every motion.
+        scale: typical error of a good model over the body's size.
         threads: of the native engine.
 
     Attributes:
@@ -64,16 +78,17 @@ class PriorProblem:
     def __init__(
         self,
         scenes: list[Scene],
-        coordinates: Coordinates,
+        coordinates: SearchCoordinates,
         windows: list[Window],
         *,
         knee_m: float,
+        scale: float = 8e-3,
         threads: int | None = None,
     ) -> None:
         self.scenes, self.coordinates, self.windows = scenes, coordinates, windows
         self.prior = coordinates.prior
         size = scenes[0].motion.size_m
-        self.loss = Loss(scale_m=8e-3 * size, knee_m=max(knee_m, 1e-2 * size))
+        self.loss = Loss(scale_m=scale * size, knee_m=max(knee_m, 1e-2 * size))
         self._threads = threads
         self.simulated = 0
         self.last_error: PhysGymError | None = None

@@ -19,7 +19,7 @@ from scipy.spatial.transform import Rotation
 from physgym.errors import DataError
 from physgym.grip import Grip, Pusher, phases
 from physgym.sim.model import State
-from physgym.sim.mpm.collider import Box, Collider, rest_poses
+from physgym.sim.mpm.collider import Box, Collider, Condition, rest_poses
 from physgym.sim.mpm.material import ElasticLaw, Material, ReturnMap
 from physgym.sim.mpm.model import MpmModel, MpmParameters
 from physgym.sim.mpm.ride import carry, mount
@@ -49,12 +49,14 @@ class Seen:
         frames: deformation gradients at the tracked points relative to the body's own frame,
             shape (B, T, N, 3, 3).
         particles: [m], shape (B, T, P, 3).
+        deformation: F of the particles, the elastic one where they yield, shape (B, T, P, 3, 3).
     """
 
     tracks: torch.Tensor
     surface: torch.Tensor
     frames: torch.Tensor
     particles: torch.Tensor
+    deformation: torch.Tensor
 
 
 class Scene:
@@ -74,6 +76,8 @@ class Scene:
         first: frame that simulation begins with; before it the body flies rigidly.
         rest: particles at rest [m], shape (P, 3).
         spacing_m: of the grid.
+        keeps_total_deformation: F of the particles is all of their deformation, as long as they do
+            not yield or flow.
     """
 
     def __init__(
@@ -114,8 +118,8 @@ class Scene:
         )
         self._surface = mount(reference.apply(surface), self.rest)
         self._own_turn = torch.as_tensor(reference.turn)
-        # F tells where points between particles are only while it is all of the deformation.
-        self._whole_f = (
+        # Only then F tells where points between particles are.
+        self.keeps_total_deformation = (
             material.return_map is ReturnMap.NONE and material.law is not ElasticLaw.FLUID
         )
         self._holds = self._taken(placed)
@@ -171,7 +175,7 @@ class Scene:
         colliders: list[Collider] = []
         if self.motion.ground is not None:
             x, y, z = self.motion.ground.normal
-            colliders.append(Collider.ground(_ON_PLANE * self.spacing_m, normal=(x, y, z)))
+            colliders.append(Collider.ground(normal=(x, y, z), condition=Condition.PENALTY))
         for number, box in enumerate(boxes or ()):
             half = tuple(max(float(h), _LEAST_HALF * self.spacing_m) for h in box.half_m)
             colliders.append(Collider(Box((half[0], half[1], half[2])), name=f"pusher {number}"))
@@ -253,12 +257,12 @@ class Scene:
         return self._seen(position, torch.cat([m[1] for m in made], dim=1))
 
     def _seen(self, position: torch.Tensor, f: torch.Tensor) -> Seen:
-        whole = f if self._whole_f else None
+        whole = f if self.keeps_total_deformation else None
         tracks = carry(self._ride, position, whole)
         surface = carry(self._surface, position, whole)
         weight, near = self._ride.weight.to(f), self._ride.particle
         mixed = (weight[..., None, None] * f[..., near, :, :]).sum(dim=-3)
-        return Seen(tracks, surface, mixed @ self._own_turn.to(f), position)
+        return Seen(tracks, surface, mixed @ self._own_turn.to(f), position, f)
 
     def _solver(
         self,

@@ -13,7 +13,7 @@ import torch
 
 from physgym import __version__
 from physgym.frames import T_from_parts
-from physgym.sim.mpm.collider import Collider
+from physgym.sim.mpm.collider import Collider, Condition
 from physgym.sim.mpm.model import MpmModel, MpmParameters
 from physgym.sim.mpm.twins import twin_of_mpm
 from physgym.twin import Twin
@@ -80,7 +80,10 @@ def make_twin(parts: TwinParts, name: str) -> Twin:
     colliders: tuple[Collider, ...] = ()
     if motion.ground is not None:
         x, y, z = motion.ground.normal
-        colliders = (Collider.ground(motion.ground.offset_m, normal=(x, y, z)),)
+        ground = Collider.ground(
+            motion.ground.offset_m, normal=(x, y, z), condition=Condition.PENALTY
+        )
+        colliders = (ground,)
     model: MpmModel = dataclasses.replace(scene.model(), colliders=colliders, domain_m=None)
     surface = None if motion.surface is None else parts.reference.apply(motion.surface)
     # Start velocities are those of the centre of mass: twins turn about it.

@@ -51,6 +51,9 @@ class MotionWeights:
         velocity: of their temporal derivative.
         scale: of relative stretches (Eq. 13).
         rotation: of rotations (Eq. 14).
+        image: of drawn images (Eq. 11), where there is a video.
+        mask: of drawn silhouettes.
+        flow: of drawn flow (Eq. 12).
         heterogeneity: of the field's mean and variance (Eq. 15).
     """
 
@@ -59,6 +62,9 @@ class MotionWeights:
     velocity: float = 1.0
     scale: float = 0.1
     rotation: float = 0.1
+    image: float = 1.0
+    mask: float = 1.0
+    flow: float = 1.0
     heterogeneity: float = 1.0
 
     def __post_init__(self) -> None:
@@ -67,6 +73,28 @@ class MotionWeights:
                 raise DataError(
                     f"{name} = {value}", where=f"MotionWeights.{name}", expected="0 or more"
                 )
+
+    def only(self, terms: Sequence[str]) -> MotionWeights:
+        """The same with all other terms of what was seen switched off.
+
+        Args:
+            terms: names; the field's weight stays.
+
+        Returns:
+            The weights.
+
+        Raises:
+            DataError: if a name is unknown, or none is given.
+        """
+        names = [f.name for f in dataclasses.fields(self) if f.name != "heterogeneity"]
+        unknown = sorted(set(terms) - set(names))
+        if unknown or not terms:
+            raise DataError(
+                f"losses {', '.join(unknown) or 'none'}",
+                where="--losses",
+                expected=f"some of {','.join(names)}",
+            )
+        return dataclasses.replace(self, **{n: 0.0 for n in names if n not in terms})
 
 
 def huber(distance: torch.Tensor, knee: float) -> torch.Tensor:

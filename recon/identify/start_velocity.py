@@ -112,7 +112,9 @@ def _stands(motion: Motion, poses: dict[int, Pose]) -> bool:
     """Whether the body is at rest in the first frames, and not only for lack of time to fall."""
     start = poses[0].apply(motion.rest)
     if motion.ground is not None:
-        height = start @ np.array(motion.ground.normal) - motion.ground.offset_m
+        # Cameras from above track no point of the underside, which the surface has.
+        body = start if motion.surface is None else poses[0].apply(motion.surface)
+        height = body @ np.array(motion.ground.normal) - motion.ground.offset_m
         near = float(height.min()) < 0.03 * motion.size_m
     else:
         near = not np.any(motion.gravity)

@@ -124,14 +124,25 @@ class HeterogeneityField(torch.nn.Module):
         Returns:
             Shape (P,).
         """
+        return self.config.bound * torch.tanh(self.head(self.features(rest_position))[:, 0])
+
+    def features(self, rest_position: torch.Tensor) -> torch.Tensor:
+        """What the last layer sums up.
+
+        Args:
+            rest_position: [m], shape (P, 3).
+
+        Returns:
+            Shape (P, hidden).
+        """
         middle, half = 0.5 * (self.low_m + self.high_m), 0.5 * (self.high_m - self.low_m)
         x = (rest_position.to(middle) - middle) / half.clamp(min=1e-6)  # a sheet has a flat box
         waves = [x]
         for octave in range(self.config.octaves):
             angle = 0.5 * math.pi * 2**octave * x
             waves += [torch.sin(angle), torch.cos(angle)]
-        free = self.head(self.net(torch.cat(waves, dim=-1)))[:, 0]
-        return self.config.bound * torch.tanh(free)
+        made: torch.Tensor = self.net(torch.cat(waves, dim=-1))
+        return made
 
     def factors(self, rest_position: torch.Tensor) -> torch.Tensor:
         """What `MpmParameters.heterogeneity` takes.

@@ -85,7 +85,7 @@ def mpm_drop(
     if factor is not None:
         parameters = parameters.replace(heterogeneity=torch.as_tensor(factor[None]).float())
     with torch.no_grad():
-        seen = scene.simulate(parameters, torch.tensor([0.6]), frames)
+        seen = scene.simulate(parameters, torch.tensor([-0.2]), frames)
     tracks = seen.tracks[0].double().numpy()
     frames_f = seen.frames[0].double().numpy()
     return Motion(

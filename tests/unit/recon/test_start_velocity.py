@@ -61,6 +61,23 @@ def test_a_body_that_stands_has_no_velocity() -> None:
     assert not found.linear_m_per_s.any()
 
 
+def test_it_stands_on_its_surface_where_cameras_track_only_its_upper_half() -> None:
+    rest = block()
+    position = np.repeat((rest + np.array([0.0, 0.0, 0.05]))[None], 10, axis=0)
+    position[4:] += np.arange(6)[:, None, None] * np.array([0.0, 0.0, 0.02])  # then it is lifted
+    upper = rest[:, 2] > 0.0
+    motion = dataclasses.replace(
+        flight(frames=10),
+        position=position[:, upper],
+        rest=rest[upper],
+        surface=rest,
+        ground=GroundPlane(),
+    )
+    found = fit_start_velocity(motion)
+    assert found.contact_frame == 0
+    assert not found.linear_m_per_s.any()
+
+
 def test_too_few_free_frames_are_refused() -> None:
     motion = flight(frames=14, spin=(0.0, 0.0, 0.0))
     position = motion.position.copy()
