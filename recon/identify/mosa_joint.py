@@ -35,13 +35,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Joint", "JointState", "Learned", "motion_terms", "networks"]
 
-# Of the networks. After the quick budget's 60 steps the notes' 1e-3 (G11) left more than half of
-# the loss of a fibred ball in place, 4e-3 a fifth (docs/benchmarks.md).
-_RATE = 1e-3
+_RATE = 1e-3  # of the networks (notes, G11), which begin where small strains are right already
 _THETA_SHARE = 0.1  # of that rate, for the global parameters
 _CLIP = 1.0  # largest norm of a step's gradient: long contacts amplify what they carry back
 _LOOK = 5  # steps between two looks at the held-out frames
-_PATIENCE = 5  # looks without a gain, once the window is whole
+_PATIENCE = 3  # looks without a gain, once the window is whole
 _GROW_SHARE = 0.3  # of the steps, until the window of frames is whole
 _GAIN = 0.01  # what a part must take off the held-out error to be kept
 

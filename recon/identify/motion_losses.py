@@ -65,7 +65,7 @@ class MotionWeights:
     image: float = 1.0
     mask: float = 1.0
     flow: float = 1.0
-    heterogeneity: float = 1.0
+    heterogeneity: float = 0.1
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
