@@ -11,21 +11,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
 from physgym.errors import DataError
-from physgym.run_folder import Checkpoint, RunFolder
+from physgym.run_folder import RunFolder
 from physgym.twin import Twin
 from recon.identify.least_squares import Fit, refine
 from recon.identify.mosa_config import MosaConfig
 from recon.identify.mosa_coordinates import Coordinates
+from recon.identify.mosa_found import Found
 from recon.identify.mosa_images import IMAGE_TERMS, Film, ImageTerms
-from recon.identify.mosa_joint import Joint, JointState, Learned
+from recon.identify.mosa_joint import Joint
 from recon.identify.mosa_linear import LINEAR_STEPS, LinearStage
+from recon.identify.mosa_networks import Learned
 from recon.identify.mosa_problem import PriorProblem, Window, crossing_time
 from recon.identify.mosa_scene import Scene
 from recon.identify.mosa_twin import TwinParts, make_twin
@@ -97,19 +98,6 @@ def identify_motion(
         return make_twin(job.parts(), name or motions[0].name)
 
 
-@dataclass(eq=False)
-class _Found:
-    """What the stages have found so far: all that a checkpoint keeps."""
-
-    done: int = 0
-    theta: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    linear: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    covariance: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
-    cost: float = float("inf")
-    history: dict[str, float] = field(default_factory=dict)
-    joint: JointState = field(default_factory=JointState)
-
-
 class _Job:
     """All stages, resumable."""
 
@@ -142,11 +130,12 @@ class _Job:
             gravity=float(np.linalg.norm(first.gravity)),
             ground=any(m.ground is not None for m in motions),
         )
-        self.found = _Found(theta=self.coordinates.prior.mean.copy())
+        self.found = Found(theta=self.coordinates.prior.mean.copy())
         self.learned = self._backbone()
         checkpoint = run.latest_checkpoint() if run is not None else None
         if checkpoint is not None:
-            self._restore(checkpoint)
+            self.found = Found.of(checkpoint)
+            self.learned = self._backbone()
         progress.say(
             f"{len(self.scenes[0].rest)} particles {500 * self.scenes[0].spacing_m:.1f} mm apart, "
             f"first contact in frame {self.starts[0].contact_frame}, fitted up to frame "
@@ -374,36 +363,8 @@ class _Job:
             )
 
     def _save(self) -> None:
-        if self.run is None:
-            return
-        found, joint = self.found, self.found.joint
-        arrays = {"theta": found.theta, "covariance": found.covariance, "linear": found.linear}
-        for key in _JOINT_ARRAYS:
-            value = getattr(joint, key)
-            if value is not None:
-                arrays[f"joint.{key}"] = value
-        meta = {
-            "done": found.done,
-            "history": found.history,
-            "joint": {key: getattr(joint, key) for key in ("step", "best_loss", "since")},
-        }
-        self.run.save_checkpoint(found.done + joint.step, arrays, meta)
-
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        arrays, meta = checkpoint.arrays, checkpoint.meta
-        kept: dict[str, Any] = {k: arrays.get(f"joint.{k}") for k in _JOINT_ARRAYS}
-        self.found = _Found(
-            done=int(meta["done"]),
-            theta=arrays["theta"],
-            linear=arrays["linear"],
-            covariance=arrays["covariance"],
-            history=dict(meta["history"]),
-            joint=JointState(**meta["joint"], **kept),
-        )
-        self.learned = self._backbone()
-
-
-_JOINT_ARRAYS = ("best", "now", "first", "second")
+        if self.run is not None:
+            self.found.save(self.run)
 
 
 def _few_points(motion: Motion, most: int, rng: np.random.Generator) -> np.ndarray:

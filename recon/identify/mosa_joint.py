@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,6 +15,8 @@ import torch
 from physgym.errors import PhysGymError
 from recon.identify.mosa_config import MosaConfig
 from recon.identify.mosa_coordinates import Coordinates
+from recon.identify.mosa_found import JointState
+from recon.identify.mosa_networks import Learned, networks
 from recon.identify.mosa_problem import Window
 from recon.identify.mosa_scene import Scene, Seen
 from recon.identify.motion_losses import (
@@ -29,11 +30,9 @@ from recon.identify.motion_losses import (
 )
 
 if TYPE_CHECKING:
-    from physgym.sim.mpm.heterogeneity import HeterogeneityField
-    from physgym.sim.mpm.stress_adapter import StressAdapter
     from recon.identify.mosa_images import ImageTerms
 
-__all__ = ["Joint", "JointState", "Learned", "motion_terms", "networks"]
+__all__ = ["Joint", "motion_terms"]
 
 _RATE = 1e-3  # of the networks (notes, G11), which begin where small strains are right already
 _THETA_SHARE = 0.1  # of that rate, for the global parameters
@@ -42,45 +41,6 @@ _LOOK = 5  # steps between two looks at the held-out frames
 _PATIENCE = 3  # looks without a gain, once the window is whole
 _GROW_SHARE = 0.3  # of the steps, until the window of frames is whole
 _GAIN = 0.01  # what a part must take off the held-out error to be kept
-
-
-class Learned(NamedTuple):
-    """Coordinates, adapter and field that belong together.
-
-    Attributes:
-        theta: shape (D,).
-        adapter: or None.
-        field: or None.
-    """
-
-    theta: torch.Tensor
-    adapter: StressAdapter | None
-    field: HeterogeneityField | None
-
-
-@dataclass
-class JointState:
-    """Where the descent stands, all that a checkpoint needs.
-
-    Attributes:
-        step: steps done.
-        best: flat weights at the best held-out loss so far; None while that is the start.
-        best_loss: held-out loss there, relative to the isotropic backbone.
-        since: looks since then.
-        now: flat weights.
-        first: Adam's mean of gradients.
-        second: Adam's mean of squared gradients.
-        report: what the stage found, for the twin's provenance.
-    """
-
-    step: int = 0
-    best: np.ndarray | None = None
-    best_loss: float = 1.0
-    since: int = 0
-    now: np.ndarray | None = None
-    first: np.ndarray | None = None
-    second: np.ndarray | None = None
-    report: dict[str, float] = field(default_factory=dict)
 
 
 def motion_terms(
@@ -361,41 +321,3 @@ class Joint:
 def _flat(value: torch.Tensor | None, like: torch.Tensor) -> np.ndarray:
     made = torch.zeros_like(like) if value is None else value
     return np.asarray(made.detach().double().reshape(-1).numpy())
-
-
-def networks(
-    scene: Scene, coordinates: Coordinates, theta: np.ndarray, config: MosaConfig
-) -> tuple[StressAdapter | None, HeterogeneityField | None]:
-    """Untrained adapter and field; None where one is not asked for.
-
-    Args:
-        scene: of the body.
-        coordinates: of the global parameters.
-        theta: they, shape (D,).
-        config: of the job.
-
-    Returns:
-        Both.
-    """
-    from physgym.sim.mpm.heterogeneity import HeterogeneityField
-    from physgym.sim.mpm.stress_adapter import AdapterConfig, StressAdapter
-
-    young = float(coordinates.parameters(torch.as_tensor(theta)[None])[0].young_pa[0, 0])
-    adapter = field_ = None
-    if config.adapter:
-        adapter = StressAdapter(
-            AdapterConfig(
-                pre="pre" in config.adapter_maps,
-                redistribution="redistribution" in config.adapter_maps,
-                post="post" in config.adapter_maps,
-                clusters=min(_CLUSTERS, len(scene.rest)),
-            ),
-            stress_scale_pa=young,
-            seed=config.seed,
-        )
-    if config.heterogeneity:
-        field_ = HeterogeneityField.around(scene.rest, seed=config.seed)
-    return adapter, field_
-
-
-_CLUSTERS = 400  # groups of particles that share an operator: a body bends less finely than that

@@ -15,7 +15,7 @@ from recon.identify.least_squares import refine
 from recon.identify.mosa_config import MosaConfig
 from recon.identify.mosa_coordinates import Coordinates
 from recon.identify.mosa_elasticity import LinearCoordinates, fit_field, reach
-from recon.identify.mosa_joint import Learned, networks
+from recon.identify.mosa_networks import Learned, networks
 from recon.identify.mosa_problem import PriorProblem, Window
 from recon.identify.mosa_scene import Scene
 

@@ -19,7 +19,7 @@ from physgym.sim.mpm.twins import twin_of_mpm
 from physgym.twin import Twin
 from recon.identify.mosa_config import MosaConfig
 from recon.identify.mosa_coordinates import Coordinates
-from recon.identify.mosa_joint import Learned
+from recon.identify.mosa_networks import Learned
 from recon.identify.mosa_problem import Window
 from recon.identify.mosa_scene import Scene
 from recon.identify.motion import Pose
