@@ -20,7 +20,7 @@ STAGES: tuple[Stage, ...] = ("velocity", "prior", "linear", "joint")
 
 _GENERATIONS = {"quick": 10, "full": 30}
 _PARTICLES = {"quick": 5000, "full": 12_000}
-_JOINT_STEPS = {"quick": 30, "full": 150}
+_JOINT_STEPS = {"quick": 10, "full": 150}
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from recon.identify.mosa_scene import Scene
 
 __all__ = ["LINEAR_STEPS", "LinearStage", "Start"]
 
-LINEAR_STEPS = 8
-_TOLERANCE = 2e-3
+LINEAR_STEPS = 5
+_TOLERANCE = 5e-3
 # Typical error of a good model over the body's size: half of the isotropic one's.
 _SCALE = 4e-3
 
