@@ -15,8 +15,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
-import platform
 import shutil
 import sys
 import time
@@ -26,9 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from physgym import __version__
 from physgym.errors import DataError, PhysGymError
 from physgym.files import write_atomically
+from recon.benchmark_folder import claim_folder, machine
 from recon.identify.progress import Progress, RichProgress
 from recon.perception.perceive_episode import cache_path, cached_perception
 from recon.score_episode import DEFINITIONS, PHYSTWIN_PAPER, ROWS, write_scores
@@ -109,14 +107,14 @@ def run_interactions(
         raise DataError("a folder", where=f"--json {out}", expected="the name of a file")
     folder.mkdir(parents=True, exist_ok=True)
     out.parent.mkdir(parents=True, exist_ok=True)
-    _same_settings(folder, {"quick": quick, "seed": seed})
+    claim_folder(folder, {"quick": quick, "seed": seed})
     result: dict[str, Any] = {
         "format": "physgym-interactions",
         "version": 1,
         "quick": quick,
         "seed": seed,
         "command": sys.argv[1:],
-        "machine": _machine(),
+        "machine": machine(),
         "definitions": DEFINITIONS,
         "phystwin_paper": PHYSTWIN_PAPER,
         "cases": {},
@@ -338,27 +336,3 @@ def _figure(key: str, value: float | None) -> str:
 
 def _label(cameras: int) -> str:
     return f"{cameras}_camera" + "s" * (cameras != 1)
-
-
-def _same_settings(folder: Path, settings: dict[str, Any]) -> None:
-    file = folder / "settings.json"
-    if file.is_file():
-        found = json.loads(file.read_text())
-        if found != settings:
-            raise DataError(
-                f"a run with {found}",
-                where=f"--out {folder}",
-                expected=f"{settings}",
-                fix="choose another folder, or the flags of that run",
-            )
-    write_atomically(file, json.dumps(settings).encode())
-
-
-def _machine() -> dict[str, Any]:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return {
-        "cpu": platform.processor() or platform.machine(),
-        "threads": len(affinity(0)) if affinity else os.cpu_count(),
-        "python": platform.python_version(),
-        "physgym": __version__,
-    }

@@ -15,6 +15,7 @@ from physgym import __version__
 from physgym.errors import DataError
 from physgym.files import write_atomically
 from physgym.twin import Twin
+from recon.benchmark_folder import claim_folder
 from recon.benchmark_looks.halves import half_ratio
 from recon.benchmark_looks.objects import (
     HALF_FACTORS,
@@ -68,7 +69,7 @@ def run_looks(
         raise DataError("a folder", where=f"--json {out}", expected="the name of a file")
     folder.mkdir(parents=True, exist_ok=True)
     out.parent.mkdir(parents=True, exist_ok=True)
-    _same_settings(folder, {"quick": quick, "seed": seed})
+    claim_folder(folder, {"quick": quick, "seed": seed})
     result: dict[str, Any] = {
         "format": "physgym-looks",
         "version": 1,
@@ -171,17 +172,3 @@ def looks_markdown(result: Mapping[str, Any]) -> str:
 
 def _order(every: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(every[0]["measures"]) if every else []
-
-
-def _same_settings(folder: Path, settings: dict[str, Any]) -> None:
-    file = folder / "settings.json"
-    if file.is_file():
-        found = json.loads(file.read_text())
-        if found != settings:
-            raise DataError(
-                f"a run with {found}",
-                where=f"--out {folder}",
-                expected=f"{settings}",
-                fix="choose another folder, or the flags of that run",
-            )
-    write_atomically(file, json.dumps(settings).encode())

@@ -136,7 +136,7 @@ def predict(twin: Twin, recording: MotionRecording) -> np.ndarray:
     """Simulate another drop from its pose and velocity at the start, nothing else of it.
 
     The twin keeps its rest shape and starts with ``F`` equal to the rotation, so its axes turn with
-    the matter. The gap that was found between the body and the layer of grid nodes that stops it
+    the matter. The gap that was found between the filled surface and the real one
     belongs to the twin and is kept.
 
     Args:

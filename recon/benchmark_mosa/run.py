@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import platform
 import sys
 import time
 import warnings
@@ -13,9 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from physgym import __version__
 from physgym.errors import DataError
 from physgym.files import write_atomically
+from recon.benchmark_folder import claim_folder, machine
 from recon.benchmark_mosa.compression import compress
 from recon.benchmark_mosa.generalisation import generalise, isotropic_control
 from recon.benchmark_mosa.plots import plot_drops, plot_moduli
@@ -81,13 +79,13 @@ def run_mosa(
     progress = progress or RichProgress()
     folder.mkdir(parents=True, exist_ok=True)
     out.parent.mkdir(parents=True, exist_ok=True)
-    _same_settings(folder, settings)
+    claim_folder(folder, dataclasses.asdict(settings))
     result: dict[str, Any] = {
         "format": "physgym-mosa",
         "version": 1,
         "settings": dataclasses.asdict(settings),
         "command": sys.argv[1:],
-        "machine": _machine(),
+        "machine": machine(),
         "definitions": DEFINITIONS,
         "parts": {},
         "seconds": {},
@@ -128,28 +126,3 @@ def _make(name: str, settings: Settings, folder: Path, kept: Path, progress: Pro
     noted = {"figures": figures, "seconds": time.perf_counter() - start}
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(kept, json.dumps(noted, indent=1).encode())
-
-
-def _same_settings(folder: Path, settings: Settings) -> None:
-    file, plain = folder / "settings.json", json.loads(json.dumps(dataclasses.asdict(settings)))
-    if file.is_file():
-        found = json.loads(file.read_text())
-        if found != plain:
-            wrong = sorted(key for key in plain if plain[key] != found.get(key))
-            raise DataError(
-                f"a run with other settings: {', '.join(wrong)}",
-                where=f"--out {folder}",
-                expected="the settings of that run",
-                fix="choose another folder, or the flags of that run",
-            )
-    write_atomically(file, json.dumps(plain).encode())
-
-
-def _machine() -> dict[str, Any]:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return {
-        "cpu": platform.processor() or platform.machine(),
-        "threads": len(affinity(0)) if affinity else os.cpu_count(),
-        "python": platform.python_version(),
-        "physgym": __version__,
-    }

@@ -115,8 +115,8 @@ def test_rolled_bodies_lie_on_their_side():
         first, turned = (matrix_from_quat_wxyz(s.quat_wxyz) for s in (item.train, item.tests[1]))
         assert (first @ up)[2] == pytest.approx(0.0, abs=1e-12)
         assert turned @ up == pytest.approx(first @ up)
-        # Rolled by 60 degrees about that axis.
-        assert np.trace(first.T @ turned) == pytest.approx(1.0 + 2.0 * math.cos(math.pi / 3))
+        # Rolled by 45 degrees about that axis.
+        assert np.trace(first.T @ turned) == pytest.approx(1.0 + 2.0 * math.cos(math.pi / 4))
 
 
 def test_a_preset_falls_freely_and_lands_in_the_fifth_frame():
