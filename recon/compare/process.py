@@ -17,7 +17,7 @@ from recon.identify.progress import Progress
 
 __all__ = ["run_worker", "unfinished"]
 
-_WORKER = ("-m", "recon.compare.worker")
+_WORKER = ("-m", "recon.compare")
 _PATIENCE_S = 5.0  # for a process that was told to end
 
 

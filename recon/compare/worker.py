@@ -1,4 +1,4 @@
-"""One contestant in a process of its own: ``python -m recon.compare.worker JOB.json``.
+"""One contestant in a process of its own: ``python -m recon.compare JOB.json``.
 
 Standard output is for the comparison: one JSON object a line, what `recon.identify.progress` would
 show. Standard input ends when the comparison does, however it ended, and so does this process. What
@@ -28,7 +28,7 @@ from physgym.files import write_atomically
 from recon.identify.progress import Progress
 from recon.tracks import PhysGymWarning
 
-__all__ = ["WorkerJob", "parts_and_rows", "peak_memory_mb", "work"]
+__all__ = ["WorkerJob", "main", "parts_and_rows", "peak_memory_mb", "work"]
 
 _TICK_S = 0.1  # no more often does the comparison hear of a step
 
@@ -252,7 +252,3 @@ def main(words: list[str]) -> int:
     result["job"] = asdict(job)
     write_atomically(place / "result.json", json.dumps(result, indent=1, allow_nan=False).encode())
     return 0 if result["status"] == "done" else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -402,7 +402,7 @@ def test_a_process_ends_with_the_comparison_however_that_ended(tmp_path: Path) -
     # Its job never comes: it waits for it, and hears that nobody is left to write it.
     fifo = tmp_path / "job.json"
     os.mkfifo(fifo)
-    command = [sys.executable, "-m", "recon.compare.worker", str(fifo)]
+    command = [sys.executable, "-m", "recon.compare", str(fifo)]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as child:
         assert child.stdin is not None
         with pytest.raises(subprocess.TimeoutExpired):
