@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from physgym.errors import DataError, PhysGymError
+from physgym.errors import DataError
 
 if TYPE_CHECKING:
     from physgym.twin import Twin
@@ -59,15 +59,8 @@ class Play:
         from physgym.viewer.app import Viewer
 
         with ExitStack() as stack:
-            twin, recordings, appearance = self._opened(stack)
-            viewer = Viewer(
-                twin,
-                recordings,
-                splats=None if appearance is None else _splats(appearance),
-                host=self.host,
-                port=self.port,
-                device=self.device,
-            )
+            twin, recordings = self._opened(stack)
+            viewer = Viewer(twin, recordings, host=self.host, port=self.port, device=self.device)
             stack.callback(viewer.stop)
             viewer.start()
             self._say(viewer.url, twin, recordings)
@@ -91,8 +84,8 @@ class Play:
         shown += [f"recording {name}" for name in about["recordings"]]
         print(f"showing {', '.join(shown)}\nopen {url} in a browser; Ctrl-C ends", flush=True)
 
-    def _opened(self, stack: ExitStack) -> tuple[Twin | None, list[Recording], Path | None]:
-        """The twin, the recordings, and the folder that may hold the twin's appearance."""
+    def _opened(self, stack: ExitStack) -> tuple[Twin | None, list[Recording]]:
+        """The twin and the recordings."""
         from physgym.twin import Twin, is_twin_folder
         from recon.playable import of_tracks
         from recon.reconstruct import is_episode
@@ -103,16 +96,16 @@ class Play:
         if is_twin_folder(source):
             twin = Twin.load(source)
             found = [] if self.episode is None else self._recordings(self.episode, twin, stack)
-            return twin, found, source
+            return twin, found
         if self.episode is not None:
             raise DataError(
                 f"--episode, but {source} is no twin", where="play", expected="a twin's folder"
             )
         if is_twin_folder(source / "twin"):
             twin = Twin.load(source / "twin")
-            return twin, of_tracks(_tracks_of_run(source), twin, _goal(source)), source / "twin"
+            return twin, of_tracks(_tracks_of_run(source), twin, _goal(source))
         if is_episode(source) or source.suffix == ".npz":
-            return None, self._recordings(source, None, stack), None
+            return None, self._recordings(source, None, stack)
         raise DataError("nothing that can be shown", where=str(source), expected=_EXPECTED)
 
     def _recordings(self, source: Path, twin: Twin | None, stack: ExitStack) -> list[Recording]:
@@ -170,20 +163,3 @@ def _goal(run: Path) -> Any:
 
     file = run / "goal.npz"
     return read_npz(file).get("points") if file.is_file() else None
-
-
-def _splats(folder: Path) -> Any:
-    """The twin's appearance, where it has one and this installation can read it."""
-    file = folder / "splats.ply"
-    if not file.is_file():
-        return None
-    try:
-        from physgym.splats.ply import load_ply
-    except ImportError as error:
-        raise PhysGymError(
-            f"the appearance cannot be read: {error}",
-            where=str(file),
-            expected="an installation with physgym.splats",
-            fix="move the file away to see the twin as points",
-        ) from error
-    return load_ply(file)

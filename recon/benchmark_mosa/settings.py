@@ -33,7 +33,7 @@ class Settings:
         seed: of all random numbers.
     """
 
-    particles: int = 4000
+    particles: int = 6000
     points: int = 150
     frames: int = 30
     cell_m: float = 0.0125

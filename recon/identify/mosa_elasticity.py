@@ -26,7 +26,7 @@ from recon.identify.problem import Prior
 __all__ = ["LinearCoordinates", "Reached", "fit_field", "reach", "stiffness"]
 
 # Standard deviations of the prior. A fibre that doubles the stiffness along it is Z = 0.7.
-_SIGMA_Z, _SIGMA_SLOPE = 0.3, 0.3
+_SIGMA_Z, _SIGMA_SLOPE = 0.3, 0.15
 _STEP_Z, _STEP_SLOPE = 0.02, 0.03
 _COUNT = 21
 _UPPER = np.triu_indices(6)
