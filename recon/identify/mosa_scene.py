@@ -1,8 +1,8 @@
 """One recording as an MPM scene: particles where they start, ground and handling, and what is seen.
 
-Contact acts on grid nodes, so a body stops between half a node and a node and a half above the
-plane, by its stiffness and speed. The scene therefore keeps the plane on a layer of nodes and
-lifts the body by a searched gap while it is simulated; what comes back has the gap taken out.
+The ground pushes particles (`Condition.PENALTY`). The filled body is not quite the real one, so it
+is lifted by a searched gap while it is simulated; what comes back has the gap taken out. The plane
+lies on a layer of grid nodes, so that a twin moves alike wherever its ground is.
 Shapes: B worlds, T frames, P particles, N tracked points, S surface points.
 """
 
@@ -31,10 +31,7 @@ from recon.identify.start_velocity import StartVelocity
 
 __all__ = ["Scene", "Seen"]
 
-# The plane counts as solid up to so much of a cell above it: the layer of nodes on it is inside.
-_ON_PLANE = 1e-4
-# Contact reaches 1.25 cells up (particles that touch the nodes' splines), a gap at most 1.6.
-_CLEAR_CELLS = 3.0
+_CLEAR_CELLS = 3.0  # from the ground: contact reaches a quarter of a cell, a gap at most half
 _FAR_SIZES = 5.0  # of the body: where a particle has left the scene
 _LEAST_HALF = 1.0  # of a pusher in cells: particles leak through thinner boxes (gripped.py)
 

@@ -7,9 +7,10 @@ von-mises, drucker-prager, herschel-bulkley), ``gravity_m_per_s2`` (3,), of the 
 made from ``start_velocity_m_per_s`` (3,) and ``start_spin_rad_per_s`` (3,), and where there are any
 ``heterogeneity`` (P,), ``driven_mass_factor``, ``domain_m`` (2, 3), ``surface_position_m`` (M, 3),
 ``ground_normal`` (3,) with ``ground_offset_m``, ``friction``, ``ground_condition`` (`Condition`)
-and, where it was fitted, ``ground_gap_m``: how far under the ground the layer of grid nodes is that
-stops the body. How it is handled: ``grip_radius_m``, ``pusher_friction``. Weights of the stress
-adapter and of the heterogeneity field are its residual (``adapter.*``, ``heterogeneity.*``).
+and, where it was fitted, ``ground_gap_m``: how far under the ground the plane is that stops the
+filled body, with a layer of grid nodes on it. How it is handled: ``grip_radius_m``,
+``pusher_friction``. Weights of the stress adapter and of the heterogeneity field are its residual
+(``adapter.*``, ``heterogeneity.*``).
 Shapes: P particles, M surface points.
 """
 
@@ -124,8 +125,9 @@ def twin_of_mpm(
         start_spin_rad_per_s: angular velocity about the centre in that recording, shape (3,).
         surface_position_m: points to show that are no particles, at rest [m], shape (M, 3).
         handling: ``grip_radius_m`` [m], how far a gripper's points reach, and ``pusher_friction``.
-        ground_gap_m: how far under the ground the nodes are that stop the body; None leaves the
-            grid where it is, and contact acts in steps of a whole cell.
+        ground_gap_m: how far under the ground the plane and a layer of nodes are that stop the
+            filled body; None leaves plane and grid where they are, and a boundary that acts on
+            nodes acts in steps of a whole cell.
         **notes: ``uncertainty``, ``provenance``, ``metrics``, ``validity`` of `Twin`.
 
     Returns:
