@@ -16,11 +16,11 @@ from physgym.splats.cloud import GaussianCloud, Gaussians
 from physgym.splats.skinning import bind, deformed, linear_blend, moved, node_rotations
 from physgym.twin import Twin
 
-__all__ = ["Follower"]
+__all__ = ["FLAT", "Follower"]
 
 _NEIGHBOURS, _FLOOR_M = 16, 1e-6  # PhysTwin's
 # Weight of the rotation over that of a usual neighbourhood: it decides across a flat one alone.
-_FLAT = 1e-4
+FLAT = 1e-4
 
 
 class Follower:
@@ -28,6 +28,11 @@ class Follower:
 
     Args:
         twin: with splats.
+
+    Attributes:
+        rest: the Gaussians where the nodes are at rest.
+        binding: which nodes carry which Gaussian.
+        stretches: whether they stretch with the matter, or only turn.
 
     Raises:
         TwinError: if it has none.
@@ -42,10 +47,10 @@ class Follower:
                 fix="reconstruct it with --appearance",
             )
         self.rest = twin.splats
-        self._stretches = twin.dynamics == "mpm"
+        self.stretches = twin.dynamics == "mpm"
         self._nodes = torch.tensor(twin.rest_position)
-        self._binding = bind(self.rest.mean, self._nodes, neighbours=_NEIGHBOURS, floor_m=_FLOOR_M)
-        if self._stretches:
+        self.binding = bind(self.rest.mean, self._nodes, neighbours=_NEIGHBOURS, floor_m=_FLOOR_M)
+        if self.stretches:
             self._prepare_affine()
 
     def at(self, position: np.ndarray | torch.Tensor) -> GaussianCloud | Gaussians:
@@ -61,7 +66,7 @@ class Follower:
             TwinError: if there are not N positions, or one is not finite.
         """
         now = self._checked(position)
-        return self._affine(now) if self._stretches else self.turned(now)
+        return self._affine(now) if self.stretches else self.turned(now)
 
     def turned(self, position: np.ndarray | torch.Tensor) -> GaussianCloud:
         """The same without stretching: Gaussians move and turn.
@@ -79,11 +84,11 @@ class Follower:
         if self.rest.log_scale.shape[1] == 1 and self.rest.sh_degree == 0:
             # balls of one colour have nothing to turn, which is most of the work
             return self.rest.replace(mean=self._carried(now))
-        motion = linear_blend(self._binding, now)
+        motion = linear_blend(self.binding, now)
         return moved(self.rest, motion.mean, motion.rotation)
 
     def _carried(self, now: torch.Tensor) -> torch.Tensor:
-        near, bound = self._binding.point_node, self._binding
+        near, bound = self.binding.point_node, self.binding
         turn = node_rotations(bound, now)
         offset = bound.rest_mean[:, None] - bound.rest_position[near]
         carried = (turn[near] @ offset[..., None])[..., 0] + now[near]
@@ -91,17 +96,17 @@ class Follower:
 
     def _prepare_affine(self) -> None:
         """What of the affine fits does not depend on where the particles are."""
-        bound = self._binding
+        bound = self.binding
         rest = bound.rest_position[bound.point_node]
         self._rest_middle = (bound.weight[..., None] * rest).sum(1)
         self._rest_spread = rest - self._rest_middle[:, None]
         moment = torch.einsum("gk,gki,gkj->gij", bound.weight, self._rest_spread, self._rest_spread)
         usual = moment.diagonal(dim1=1, dim2=2).mean(-1).clamp(min=1e-12)
-        self._bias = _FLAT * usual[:, None, None]
+        self._bias = FLAT * usual[:, None, None]
         self._inverse = torch.linalg.inv(moment + self._bias * torch.eye(3))
 
     def _affine(self, now: torch.Tensor) -> Gaussians:
-        bound = self._binding
+        bound = self.binding
         turn = linear_blend(bound, now).rotation
         around = now[bound.point_node]
         middle = (bound.weight[..., None] * around).sum(1)

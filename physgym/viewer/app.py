@@ -46,7 +46,6 @@ class Viewer:
     Args:
         twin: to play with, or None.
         recordings: to look at.
-        splats: appearance of the twin.
         host: to listen on; the default is reached from this machine only.
         port: to listen on; 0 takes a free one.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
@@ -54,6 +53,8 @@ class Viewer:
     Attributes:
         session: the twin under its hands, or None.
         playback: the recordings, or None.
+        updates_per_s: how often of late the pages were told where the body is; nothing is sent
+            of a body at rest.
 
     Raises:
         DataError: if there is nothing to show.
@@ -65,7 +66,6 @@ class Viewer:
         twin: Twin | None = None,
         recordings: Sequence[Recording] = (),
         *,
-        splats: Any = None,
         host: str = "127.0.0.1",
         port: int = 0,
         device: str = "auto",
@@ -81,9 +81,10 @@ class Viewer:
         self._body = self._hands = None
         self.keys: HeldKeys | None = None
         if twin is not None and self.session is not None:
-            self._body = BodyScene(self._server, "/twin", twin, splats)
+            self._body = BodyScene(self._server, "/twin", twin)
             self._hands = HandScene(self._server, self.session, self._stage.size_m, self._todo.put)
             self._hands.listen(self._body.clickable)
+            self._hands.listen_to_rays(self._server.scene, self._splats_are_shown)
             self.keys = HeldKeys(self._server)
             self._validity = Validity.of(twin)
         self.playback = (
@@ -91,6 +92,7 @@ class Viewer:
         )
         self._pacer = Pacer(STEP_S)
         self.playing, self.simulates = True, not recordings
+        self.updates_per_s, self._updates = 0.0, 0
         self._controls = Controls(self._server, self, self._stage, self._body, self._todo.put)
         self.choose_mode(self.simulates)
         self._thread = threading.Thread(target=self._run, name="viewer", daemon=True)
@@ -197,7 +199,8 @@ class Viewer:
         # that wants the same cores (of a step of 27 ms on a busy machine, 20 ms were that).
         torch.set_num_threads(1)
         try:
-            last_s, drawn_s, told_s = time.perf_counter(), 0.0, 0.0
+            last_s = told_s = time.perf_counter()
+            drawn_s = 0.0
             while not self._ended.is_set():
                 now_s = time.perf_counter()
                 elapsed_s, last_s = now_s - last_s, now_s
@@ -207,12 +210,18 @@ class Viewer:
                     drawn_s = now_s
                     self._draw()
                 if now_s - told_s >= _STATUS_EVERY_S:
+                    self._count_updates(now_s - told_s)
                     told_s = now_s
                     self._controls.tell(self.status())
                 time.sleep(max(0.0, min(0.004, STEP_S - (time.perf_counter() - now_s))))
         except Exception as error:  # handed to whoever waits; a silent thread helps nobody
             self._error = error
             self._ended.set()
+
+    def _count_updates(self, elapsed_s: float) -> None:
+        total = 0 if self._body is None else self._body.updates
+        self.updates_per_s = (total - self._updates) / elapsed_s
+        self._updates = total
 
     def _do_what_was_asked(self) -> None:
         while True:
@@ -252,20 +261,25 @@ class Viewer:
             if way.any():
                 self.session.move_hand(number, STEP_S * self._controls.hand_speed_m_per_s * way)
 
+    def _splats_are_shown(self) -> bool:
+        return self.simulates and self._body is not None and self._body.style == "splats"
+
     def _draw(self) -> None:
         if self.simulates and self.session is not None:
             assert self._body is not None
             assert self._hands is not None
-            self._body.update(self.session.position, self._controls.colour)
+            session = self.session
+            self._body.update(session.position, self._controls.colour, session.internal)
             self._hands.update()
 
     def status(self) -> dict[str, Any]:
         """What there is to tell people and programs.
 
         Returns:
-            JSON values: ``mode``, ``playing``, ``rate``, ``time_s``, and of a twin ``strain``
-            (the largest of any spring), ``trusted_strain`` (the largest that its data covered, None
-            where unknown), ``holds`` (names of hands that hold) and ``note``.
+            JSON values: ``mode``, ``playing``, ``rate``, ``time_s``, and of a twin
+            ``updates_per_s`` (to the pages), ``strain`` (the largest of any spring),
+            ``trusted_strain`` (the largest that its data covered, None where unknown), ``holds``
+            (names of hands that hold) and ``note``.
         """
         made: dict[str, Any] = {
             "mode": "simulation" if self.simulates else "recording",
@@ -277,6 +291,7 @@ class Viewer:
             trusted = self._validity.strain
             made |= {
                 "time_s": self.session.time_s,
+                "updates_per_s": round(self.updates_per_s, 1),
                 "strain": float(strain.max(initial=0.0)),
                 "trusted_strain": float(trusted) if np.isfinite(trusted) else None,
                 "holds": [hand.name for hand in self.session.hands if hand.holds],

@@ -5,7 +5,6 @@ Shapes: N nodes, M points shown, S springs, G Gaussians.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,23 +12,22 @@ import numpy as np
 import trimesh
 from scipy.interpolate import CubicSpline
 
-from physgym.frames import matrix_from_quat_wxyz
 from physgym.skinning import Binding, bind, skin
 from physgym.twin import Twin
 from physgym.viewer.colour import Colouring
 from physgym.viewer.held import node_spacing_m
 
 if TYPE_CHECKING:
+    import torch
     import viser
 
-    from physgym.splats.cloud import GaussianCloud
+    from physgym.viewer.splat_scene import SplatScene
 
 __all__ = ["BodyScene", "points_on"]
 
 # What a browser without a graphics card still draws smoothly.
 _MOST_POINTS, _MOST_SPRINGS = 2500, 12000
 _FINE_BELOW = 400
-_SPLATS_EVERY_S = 0.1
 _STILL_M = 2e-5
 _ROPE_POINTS_PER_EDGE = 14
 
@@ -109,21 +107,15 @@ class BodyScene:
     Args:
         server: the viewer's.
         name: of the scene node that holds it.
-        twin: the body.
-        splats: its appearance, at the twin's rest, or None.
+        twin: the body; with splats, they are shown first.
 
     Attributes:
         colouring: what it is coloured by.
         clickable: scene nodes that the mouse can take hold of; splats are none.
+        updates: how often it was moved.
     """
 
-    def __init__(
-        self,
-        server: viser.ViserServer,
-        name: str,
-        twin: Twin,
-        splats: GaussianCloud | None = None,
-    ) -> None:
+    def __init__(self, server: viser.ViserServer, name: str, twin: Twin) -> None:
         self.colouring = Colouring(twin)
         self._server = server
         self._points, radius_m = points_on(twin)
@@ -144,8 +136,13 @@ class BodyScene:
             thickness=1.5,
             thickness_units="screen",
         )
-        self._splats = None if splats is None else _Splats(server, f"{name}/splats", splats, rest)
+        self._splats: SplatScene | None = None
+        if twin.splats is not None:
+            from physgym.viewer.splat_scene import SplatScene  # torch's side of the house
+
+            self._splats = SplatScene(server, f"{name}/splats", twin)
         self.clickable = [self._drawn, self._joints]
+        self.updates = 0
         self.style = self.styles[0]
         self.show(self.style)
 
@@ -176,12 +173,13 @@ class BodyScene:
         """
         self._root.visible = not hidden
 
-    def update(self, position: np.ndarray, colour: str) -> None:
+    def update(self, position: np.ndarray, colour: str, internal: torch.Tensor) -> None:
         """Move it.
 
         Args:
             position: nodes [m], shape (N, 3).
             colour: one of ``colouring.names``.
+            internal: what its solver carries besides, shape (M,).
         """
         look = (colour, self.style)
         if look == self._look and np.abs(position - self._shown).max() < _STILL_M:
@@ -189,7 +187,8 @@ class BodyScene:
         if self.style == "splats" and self._splats is not None and not self._splats.is_due:
             return
         self._look, self._shown = look, position.copy()
-        nodes, springs = self.colouring.colours(colour, position)
+        self.updates += 1
+        nodes, springs = self.colouring.colours(colour, position, internal)
         with self._server.atomic():
             if self.style == "points":
                 self._drawn.batched_positions = self._points(position).astype(np.float32)
@@ -202,7 +201,7 @@ class BodyScene:
                 self._lines.points = ends.astype(np.float32)
                 self._lines.colors = np.repeat(springs[self._edge][:, None], 2, axis=1)
             elif self._splats is not None:
-                self._splats.update(position)
+                self._splats.update(position, None if colour == "plain" else nodes)
 
 
 def _balls(
@@ -218,42 +217,3 @@ def _balls(
         batched_colors=np.full((count, 3), 160, np.uint8),
         lod="off",
     )
-
-
-class _Splats:
-    """Gaussians whose centres follow the nodes; their shapes are not turned."""
-
-    def __init__(
-        self, server: viser.ViserServer, name: str, cloud: GaussianCloud, rest: np.ndarray
-    ) -> None:
-        centre, covariance, colour, opacity = _plain_splats(cloud)
-        self._binding = bind(centre, rest)
-        self._last_s = 0.0
-        self.handle = server.scene.add_gaussian_splats(name, centre, covariance, colour, opacity)
-
-    @property
-    def is_due(self) -> bool:
-        """Whether they may move again: no more often than a slow machine can bear."""
-        return time.monotonic() - self._last_s >= _SPLATS_EVERY_S
-
-    def update(self, position: np.ndarray) -> None:
-        """Move the centres.
-
-        Args:
-            position: nodes [m], shape (N, 3).
-        """
-        self._last_s = time.monotonic()
-        self.handle.centers = skin(self._binding, position[None])[0]
-
-
-def _plain_splats(cloud: GaussianCloud) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Centres, covariances, base colours and opacities of Gaussians, for the browser."""
-    mean = cloud.mean.detach().cpu().numpy().astype(np.float64)
-    scale = np.exp(cloud.log_scale.detach().cpu().numpy().astype(np.float64))
-    scale = np.broadcast_to(scale, mean.shape)
-    half = matrix_from_quat_wxyz(cloud.quat_wxyz.detach().cpu().numpy()) * scale[:, None]
-    # The part of the colour that does not depend on the direction: Y00 = 1 / (2 sqrt(pi)).
-    base = cloud.sh.detach().cpu().numpy()[:, 0] / (2.0 * np.sqrt(np.pi)) + 0.5
-    opacity = 1.0 / (1.0 + np.exp(-cloud.opacity_logit.detach().cpu().numpy()))
-    covariance = half @ half.transpose(0, 2, 1)
-    return mean, covariance, np.clip(base, 0.0, 1.0), opacity[:, None]

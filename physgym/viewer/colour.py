@@ -1,4 +1,4 @@
-"""Colours of a twin: stiffness, strain and force of its nodes and springs.
+"""Colours of a twin: stiffness, strain, and force or stress, of its nodes and springs.
 
 Shapes: N nodes, S springs.
 """
@@ -6,6 +6,7 @@ Shapes: N nodes, S springs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
@@ -14,13 +15,18 @@ from scipy.spatial import cKDTree
 from physgym.errors import DataError
 from physgym.twin import Twin
 
+if TYPE_CHECKING:
+    import torch
+
+    from physgym.viewer.stress import Stress
+
 __all__ = ["UNITS", "Colouring", "Springs", "legend_colours", "springs_of"]
 
-UNITS = {"stiffness": "N", "strain": "%", "force": "N"}
-_MAPS = {"stiffness": "viridis", "strain": "plasma", "force": "inferno"}
+UNITS = {"stiffness": "N", "strain": "%", "force": "N", "stress": "Pa"}
+_MAPS = {"stiffness": "viridis", "strain": "plasma", "force": "inferno", "stress": "inferno"}
 _PLAIN = (214, 142, 88)
-# Colours of strain and force reach at least this far, so that noise at rest stays dark.
-_LEAST = {"strain": 0.02, "force": 1e-3}
+# Colours of what changes reach at least this far, so that noise at rest stays dark.
+_LEAST = {"strain": 0.02, "force": 1e-3, "stress": 1.0}
 _NEIGHBOURS = 8
 
 
@@ -128,6 +134,11 @@ class Colouring:
         self._count = twin.node_count
         self.low, self.high = 0.0, 1.0
         self._reached: dict[str, float] = {}
+        self._stress: Stress | None = None
+        if twin.dynamics == "mpm" and "elastic_law" in twin.parameters:
+            from physgym.viewer.stress import Stress
+
+            self._stress = Stress(twin)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -138,14 +149,19 @@ class Colouring:
         known.append("strain")
         if self.springs.stiffness_n is not None:
             known.append("force")
+        if self._stress is not None:
+            known.append("stress")
         return tuple(known)
 
-    def values(self, name: str, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def values(
+        self, name: str, position: np.ndarray, internal: torch.Tensor | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The quantity itself: of strain and force the size, whether stretched or pressed.
 
         Args:
             name: one of `names` but ``"plain"``.
             position: nodes [m], shape (N, 3).
+            internal: what the solver carries besides, shape (M,); only stress asks for it.
 
         Returns:
             Of nodes, shape (N,), and of springs, shape (S,), in SI units.
@@ -162,17 +178,25 @@ class Colouring:
             if springs.stiffness_n is not None and springs.stiffness_unit == "N":
                 of_springs = springs.stiffness_n
             return nodes, of_springs
+        if name == "stress":
+            if self._stress is None or internal is None:
+                raise DataError("no internal state", where="viewer", expected="that of the solver")
+            nodes = self._stress.von_mises_pa(internal)
+            return nodes, nodes[springs.edge].mean(axis=1)
         size = np.abs(springs.strain(position))
         if name == "force":
             size = size * np.asarray(springs.stiffness_n)
         return springs.at_nodes(size, self._count), size
 
-    def colours(self, name: str, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def colours(
+        self, name: str, position: np.ndarray, internal: torch.Tensor | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Colours of nodes and springs.
 
         Args:
             name: one of `names`.
             position: nodes [m], shape (N, 3).
+            internal: as in `values`.
 
         Returns:
             uint8, shapes (N, 3) and (S, 3).
@@ -183,7 +207,7 @@ class Colouring:
         if name == "plain":
             plain = np.array(_PLAIN, np.uint8)
             return np.tile(plain, (self._count, 1)), np.tile(plain, (len(self.springs.edge), 1))
-        nodes, of_springs = self.values(name, position)
+        nodes, of_springs = self.values(name, position, internal)
         if name == "stiffness":
             self.low, self.high = float(nodes.min()), float(nodes.max())
         else:

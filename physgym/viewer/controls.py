@@ -72,7 +72,8 @@ class Controls:
         lines = []
         if status["mode"] == "simulation":
             rate = f"{status['rate']:.2f} x real time" if status["playing"] else "paused"
-            lines.append(f"<b>{status['time_s']:.2f} s</b> &nbsp; {rate}")
+            shown = f"{status['updates_per_s']:.0f} pictures/s"
+            lines.append(f"<b>{status['time_s']:.2f} s</b> &nbsp; {rate} &nbsp; {shown}")
             strain, trusted = status["strain"], status["trusted_strain"]
             text = f"largest strain {100 * strain:.1f} %"
             if trusted is not None:

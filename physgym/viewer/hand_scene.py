@@ -9,6 +9,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from physgym.frames import matrix_from_quat_wxyz, quat_wxyz_from_matrix
+from physgym.viewer.held import grab_radius_m
 from physgym.viewer.session import LEFT, MOUSE, RIGHT, Hand, Session
 
 if TYPE_CHECKING:
@@ -113,6 +114,24 @@ class HandScene:
             node.on_click()(self._on_click_for(LEFT))
             node.on_click(modifier="shift")(self._on_click_for(RIGHT))
 
+    def listen_to_rays(self, scene: viser.SceneApi, wanted: Callable[[], bool]) -> None:
+        """Let clicks reach what is no scene node that can be clicked: splats.
+
+        Args:
+            scene: the whole of it.
+            wanted: whether a click is meant for the body.
+        """
+
+        def clicked_for(hand: int) -> Callable[[Any], Any]:
+            async def clicked(event: Any) -> None:
+                origin, way = np.array(event.ray_origin), np.array(event.ray_direction)
+                self._todo(lambda: self._grab_along(hand, origin, way) if wanted() else None)
+
+            return clicked
+
+        scene.on_click()(clicked_for(LEFT))
+        scene.on_click(modifier="shift")(clicked_for(RIGHT))
+
     def _attach(self, gizmo: viser.TransformControlsHandle, number: int) -> None:
         async def moved(event: viser.TransformControlsEvent) -> None:
             target = np.array(event.target.position, np.float64)
@@ -137,6 +156,8 @@ class HandScene:
         position = self._session.position.astype(np.float64)
         along = (position - origin) @ way
         off = np.linalg.norm(position - origin - along[:, None] * way, axis=1)
+        if off.min() > grab_radius_m(self._session.twin):
+            return  # past the body
         near = off <= max(1.5 * float(off.min()), 1e-6)
         self._session.grab(position[np.flatnonzero(near)[np.argmin(along[near])]], hand)
 

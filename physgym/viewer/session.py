@@ -147,6 +147,11 @@ class Session:
         return self._state.velocity[0, : self.node_count].cpu().numpy().copy()
 
     @property
+    def internal(self) -> torch.Tensor:
+        """What the solver carries besides, as in `State`, shape (M,); to be read, not changed."""
+        return self._state.internal[0]
+
+    @property
     def settings(self) -> Settings:
         """Gravity, ground and friction."""
         return self._settings
