@@ -246,12 +246,14 @@ def reference_rollout(model, values, position, velocity, substeps, frame_s, driv
     made = [(x.copy(), v.copy(), f.copy())]
     for frame in range(frames):
         c0, c1 = driven[frame], driven[frame + 1]
+        # Every node falls for a substep before it moves anything, also those of what is held.
+        fall = frame_s / substeps * np.asarray(model.gravity_m_per_s2)
         for s in range(substeps):
             if s == 0 and len(index):
-                x[index], v[index] = c0, (c1 - c0) / frame_s
+                x[index], v[index] = c0, (c1 - c0) / frame_s - fall
             x, v, f, affine = substep(model, c, x, v, f, affine, frame_s / substeps)
             if len(index):
                 x[index] = c0 + (s + 1) / substeps * (c1 - c0)
-                v[index] = (c1 - c0) / frame_s
+                v[index] = (c1 - c0) / frame_s - (fall if s + 1 < substeps else 0.0)
         made.append((x.copy(), v.copy(), f.copy()))
     return tuple(np.stack(a) for a in zip(*made))

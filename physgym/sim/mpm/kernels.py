@@ -45,18 +45,22 @@ def place_driven(
     driven_to: wp.array2d(dtype=wp.vec3),
     weight: float,
     inv_frame: float,
+    gravity_step: wp.vec3,
     # Out:
     x_out: wp.array2d(dtype=wp.vec3),
     v_out: wp.array2d(dtype=wp.vec3),
 ):
-    """Copy the state and put driven particles on their straight path, exact at its end."""
+    """Copy the state and put driven particles on their straight path, exact at its end.
+
+    Nodes fall by ``gravity_step`` before they move anything, so what holds them is so much slower.
+    """
     b, p = wp.tid()
     slot = driven_slot[p]
     if slot >= 0:
         c0 = driven_from[b, slot]
         c1 = driven_to[b, slot]
         x_out[b, p] = c1 - (1.0 - weight) * (c1 - c0)
-        v_out[b, p] = (c1 - c0) * inv_frame
+        v_out[b, p] = (c1 - c0) * inv_frame - gravity_step
     else:
         x_out[b, p] = x_in[b, p]
         v_out[b, p] = v_in[b, p]

@@ -142,6 +142,8 @@ STEP = """
     };
     auto put_driven = [&](float* s, int frame, int substep, float inv) APART {
         const float back = 1.0f - (substep >= n ? 1.0f : (float)substep / (float)n);
+        // Nodes fall for a step; what holds them must not, or matter around it creeps down.
+        const float hold = substep < n ? 1.0f : 0.0f;
         for (int d = 0; d < D; ++d) {
             const float* c0 = driven.data + ((size_t)frame * D + d) * 3;
             const float* c1 = c0 + (size_t)D * 3;
@@ -149,7 +151,7 @@ STEP = """
             float* q = s + (size_t)(at / W) * ROWS * W + at % W;
             for (int k = 0; k < 3; ++k) {
                 q[k * W] = c1[k] - back * (c1[k] - c0[k]);
-                q[(3 + k) * W] = (c1[k] - c0[k]) * inv;
+                q[(3 + k) * W] = (c1[k] - c0[k]) * inv - hold * cf.data[4 + k];
             }
         }
     };

@@ -314,12 +314,13 @@ class PlainEngine:
         if not len(self.model.driven_index):
             return arrays
         x, v = self._empty(wp.vec3), self._empty(wp.vec3)
+        step_s = plan.substep_s if substep < plan.substeps else 0.0  # the frame ends as it is seen
         self._launch(
             kernels.place_driven,
             self._shape,
             [
                 *arrays[:2], self._slot, *setup.control, substep / plan.substeps,
-                1.0 / plan.frame_dt_s,
+                1.0 / plan.frame_dt_s, wp.vec3(*(step_s * g for g in self.model.gravity_m_per_s2)),
             ],
             [x, v],
         )  # fmt: skip

@@ -112,7 +112,7 @@ def test_ground_domain_and_driven_particles_come_back(tmp_path):
         ({"elastic_law": np.array(-1)}, "elastic_law"),
         ({"return_map": np.array(1.0)}, "return_map"),
         ({"elastic_law": np.array(4)}, "fluid"),
-        ({"ground_condition": np.array(3)}, "ground_condition"),
+        ({"ground_condition": np.array(4)}, "ground_condition"),
         ({"ground_normal": np.array([0.0, 0.0, 2.0])}, "normal"),
         ({"friction": None}, "friction"),
         ({"domain_m": np.array([[0.0, 0.0, 0.0], [0.01, 1.0, 1.0]])}, "domain_m"),
