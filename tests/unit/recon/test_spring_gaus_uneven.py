@@ -64,13 +64,14 @@ def psnr_of(twin: Twin, made: UnevenDrop) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("axis", [(1.0, 0.0, 0.0), (0.0, 0.0, 1.0)], ids=["beside", "below"])
-def test_the_soft_half_is_found_and_helps_to_predict(axis: tuple[float, float, float]) -> None:
-    made = uneven_drop(axis)
+@pytest.mark.timeout(900)
+def test_the_soft_half_is_found_and_helps_to_predict() -> None:
+    """Soft below; `physgym benchmark looks` has a block whose halves lie side by side."""
+    made = uneven_drop((0.0, 0.0, 1.0))
     many, one = (found(made, per_anchor=p) for p in (True, False))
-    # The truth is ln 8 = 2.1. Images of one rebound tell a part of it (1.5 and 1.7 were measured);
-    # descent without the scan of ramps ends between 0 and 0.9.
+    # The truth is ln 8 = 2.1. Images of one rebound tell a part of it (1.5 was measured); descent
+    # without the scan of ramps ends between 0 and 0.9.
     assert one.contrast == pytest.approx(0.0, abs=0.15)  # ranks of springs differ, stiffness not
     assert many.contrast > 1.0
-    # 2.8 dB and 6.9 dB were measured; runs with other settings scatter by 1 dB.
+    # 6.9 dB was measured; runs with other settings scatter by 1 dB.
     assert many.psnr_db > one.psnr_db + 2.0
