@@ -71,13 +71,14 @@ def adapted_reference(
     x, v, f = np.array(x, float), np.array(v, float), np.array(f, float)
     affine = affine + np.zeros_like(f)
     dt = frame_s / substeps
+    fall = dt * np.asarray(model.gravity_m_per_s2)  # as in reference_rollout
     index = np.asarray(model.driven_index)
     x[index] = driven[0]
     made = [(x.copy(), v.copy(), f.copy())]
     for c0, c1 in pairwise(driven):
         for s in range(substeps):
             if s == 0:
-                x[index], v[index] = c0, (c1 - c0) / frame_s
+                x[index], v[index] = c0, (c1 - c0) / frame_s - fall
             if parts is None or s % (substeps // parts) == 0:
                 at = f if parts else (EYE + dt * affine) @ f
                 tau = stress(model.material.law, at, affine, c["mu"], c["lam"], c["viscosity"])
@@ -85,6 +86,6 @@ def adapted_reference(
                     c["operator"] = adapter.operator(torch.tensor(at), torch.tensor(tau)).numpy()
             x, v, f, affine = substep(model, c, x, v, f, affine, dt)
             x[index] = c0 + (s + 1) / substeps * (c1 - c0)
-            v[index] = (c1 - c0) / frame_s
+            v[index] = (c1 - c0) / frame_s - (fall if s + 1 < substeps else 0.0)
         made.append((x.copy(), v.copy(), f.copy()))
     return tuple(np.stack(a) for a in zip(*made))

@@ -161,7 +161,7 @@ def test_without_images_the_twin_has_no_appearance_and_says_so(scene, tmp_path: 
 def test_the_command_hands_the_flag_on(tmp_path: Path, monkeypatch, wanted: bool) -> None:
     given = []
 
-    def reconstructed(source, out, config, progress):
+    def reconstructed(source, out, config, progress, settings):
         given.append(config.appearance)
         return filmed()[0]
 

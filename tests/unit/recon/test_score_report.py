@@ -245,7 +245,7 @@ def test_a_stage_is_done_once_and_again_when_its_output_or_time_is_gone(tmp_path
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     run_interactions(tmp_path, quick=True, cases=(), progress=Progress())
     assert (tmp_path / "interactions.json").exists() is False
-    with pytest.raises(DataError, match="'quick': True"):
+    with pytest.raises(DataError, match="settings of that run: quick True"):
         run_interactions(tmp_path, quick=False, cases=(), progress=Progress())
     with pytest.raises(DataError, match="a folder"):
         run_interactions(tmp_path, tmp_path, quick=True, cases=(), progress=Progress())
