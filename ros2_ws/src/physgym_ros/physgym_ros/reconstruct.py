@@ -110,6 +110,7 @@ class ReconstructNode:
         self.node.create_service(Trigger, "~/start", self._on_start)
         self.node.create_service(Trigger, "~/cancel", self._on_cancel)
         self._job: threading.Thread | None = None
+        self._busy = False  # until the result is out: whoever hears it may start the next job
         self._watch = StageProgress(self._tell)
         self._began_s = self._fraction = 0.0
 
@@ -125,7 +126,7 @@ class ReconstructNode:
                 self.node.get_logger().warning("the job did not end in time: it leaves no twin")
 
     def _on_start(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        if self._job is not None and self._job.is_alive():
+        if self._busy:
             return conversions_capture.answer(response, False, "a job is running: call ~/cancel")
         try:
             config = self._parameters()
@@ -135,11 +136,12 @@ class ReconstructNode:
         self._began_s = time.monotonic()
         self._watch = StageProgress(self._tell)
         self._job = threading.Thread(target=self._run, args=(config, out), daemon=True)
+        self._busy = True
         self._job.start()
         return conversions_capture.answer(response, True, str(out))
 
     def _on_cancel(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        if self._job is None or not self._job.is_alive():
+        if not self._busy:
             return conversions_capture.answer(response, False, "no job is running")
         self._watch.cancel()
         text = "the search ends at its next step; the result comes on ~/result"
@@ -175,6 +177,7 @@ class ReconstructNode:
         level, text, values = word
         values["elapsed_s"] = f"{time.monotonic() - self._began_s:.1f}"
         result = conversions.Report(0.0, "reconstruct", level, text, values)
+        self._busy = False
         self._result.publish(conversions_capture.status(result))
         self.node.get_logger().info(f"{text}: {out}")
 
