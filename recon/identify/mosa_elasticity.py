@@ -35,6 +35,7 @@ _MANDEL = np.sqrt(_DOUBLE)
 _SMALL = 1e-4  # weight of the adapter's numbers against the relative error of the stiffness
 _TURNS = 2  # random material axes that are tried besides those of the strongest stretch
 _STEPS = 60
+_FULL = 0.999  # of the field's bound
 
 
 class Reached(NamedTuple):
@@ -71,13 +72,18 @@ def stiffness(
     made[:3, :3] += lam
     if numbers is None:
         return made
+    w, u = np.linalg.eigh(made)
+    root = (u * np.sqrt(w)) @ u.T
+    return np.asarray(root @ expm(_matrix_of(numbers)) @ root)
+
+
+def _matrix_of(numbers: np.ndarray) -> np.ndarray:
+    """Z of its upper triangle; every number counts once in its length."""
     z = np.zeros((6, 6))
     z[_UPPER] = numbers
     z = z + z.T - np.diag(np.diag(z))
-    z[~np.eye(6, dtype=bool)] /= np.sqrt(2.0)  # every number counts once in the length of Z
-    w, u = np.linalg.eigh(made)
-    root = (u * np.sqrt(w)) @ u.T
-    return np.asarray(root @ expm(z) @ root)
+    z[~np.eye(6, dtype=bool)] /= np.sqrt(2.0)
+    return z
 
 
 def operator_of(numbers: np.ndarray, poisson_ratio: float) -> np.ndarray:
@@ -191,10 +197,7 @@ def reach(
 
 def _axes_of(numbers: np.ndarray) -> np.ndarray:
     """Principal axes of the strain that Z stiffens most, as columns."""
-    z = np.zeros((6, 6))
-    z[_UPPER] = numbers
-    z = z + z.T - np.diag(np.diag(z))
-    w, u = np.linalg.eigh(z)
+    w, u = np.linalg.eigh(_matrix_of(numbers))
     a = u[:, int(np.abs(w).argmax())] / _MANDEL
     matrix = np.array([[a[0], a[3], a[4]], [a[3], a[1], a[5]], [a[4], a[5], a[2]]])
     return np.asarray(np.linalg.eigh(matrix)[1][:, ::-1])
@@ -258,7 +261,8 @@ def fit_field(field: HeterogeneityField, rest: np.ndarray, factors: torch.Tensor
     with torch.no_grad():
         features = field.features(place).double()
         columns = torch.cat([features, torch.ones(len(features), 1)], dim=1)
-        wanted = torch.atanh((factors.double() - 1.0) / field.config.bound)
+        share = (factors.double() - 1.0) / field.config.bound
+        wanted = torch.atanh(share.clamp(-_FULL, _FULL))  # a steep slope is 1 in float32
         ridge = 1e-8 * len(features) * torch.eye(columns.shape[1]).double()
         solved = torch.linalg.solve(columns.mT @ columns + ridge, columns.mT @ wanted)
         field.head.weight.copy_(solved[None, :-1].float())

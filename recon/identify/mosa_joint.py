@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Joint", "motion_terms"]
 
-# Of the networks. They begin where small strains are right already; the notes' 1e-3 (G11) first
-# doubles the loss there, because Adam's steps do not know that the gradient is small.
-_RATE = 3e-4
+_RATE = (
+    3e-4  # of the networks, which begin where small strains are right; the notes have 1e-3 (G11)
+)
 _THETA_SHARE = 0.1  # of that rate, for the global parameters
 _CLIP = 1.0  # largest norm of a step's gradient: long contacts amplify what they carry back
 _LOOK = 5  # steps between two looks at the held-out frames

@@ -79,6 +79,13 @@ def test_only_planes_push_particles():
         Collider(Sphere(0.1), Condition.PENALTY)
 
 
+def test_a_seventh_plane_that_pushes_is_refused():
+    x, volume = fill_box((0.0, 0.0, 0.0), (0.04, 0.04, 0.04), 0.02)
+    MpmModel(x, volume, 0.04, Material(), (GROUND,) * 6)
+    with pytest.raises(DataError, match="7 planes"):
+        MpmModel(x, volume, 0.04, Material(), (GROUND,) * 7)
+
+
 @pytest.mark.slow
 def test_a_fibred_cylinder_spins_off_the_ground_as_finite_elements_say():
     """Off-axis fibres turn a fall into spin; nodes that stop and stick hold it back."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from physgym.errors import DataError
-from physgym.sim.mpm.collider import Collider
+from physgym.sim.mpm.collider import Collider, Condition
 from physgym.sim.mpm.material import ElasticLaw, Material, ReturnMap
 
 __all__ = ["Coefficients", "MpmModel", "MpmParameters"]
@@ -97,6 +97,13 @@ class MpmModel:
             f"driven_mass_factor = {self.driven_mass_factor}",
             "driven_mass_factor",
             "1 or more",
+        )
+        pushing = sum(c.condition is Condition.PENALTY for c in self.colliders)
+        _require(
+            pushing <= 6,
+            f"{pushing} planes that push particles",
+            "colliders",
+            "six or fewer, as a box has, with Condition.PENALTY",
         )
         if self.domain_m is not None:
             low, high = np.asarray(self.domain_m, float)

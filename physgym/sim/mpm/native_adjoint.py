@@ -128,9 +128,9 @@ _TURN = """
         float v[3 * W];
         __builtin_memcpy(v, q + 3 * W, sizeof(v));
         int count = 0;
-        struct Kept { int l, c; Press p; Vec v; } kept[4 * W];   // boundaries act in their order
+        // in the order in which they act; `MpmModel` allows six planes
+        struct Kept { int l, c; Press p; Vec v; } kept[6 * W];
         each_pressed(q, constant + (size_t)b * NC * W, table, [&](int l, int c, const Press& p) {
-            if (count == 4 * W) return;
             Vec before{v[l], v[W + l], v[2 * W + l]};
             kept[count++] = Kept{l, c, p, before};
             Vec made = pressed(before, p, friction.data[c]);
