@@ -125,7 +125,7 @@ def recorded_video(source: Path, *, calibration: Path | None = None) -> Recorded
     from recon.episode import Episode
     from recon.episode_files import bag_folder
     from recon.perception.episode_views import episode_views
-    from recon.perception.perceive_episode import episode_fingerprint
+    from recon.perception.perceive_episode import episode_fingerprint, recorded_gravity
     from recon.perception.recorded import recorded_masks
     from recon.splats.video import make_video
 
@@ -147,7 +147,7 @@ def recorded_video(source: Path, *, calibration: Path | None = None) -> Recorded
             hidden=recorded.blocked,
             name=episode.name,
         )
-        gravity = _gravity(episode)
+        gravity = recorded_gravity(episode) or _GRAVITY
         about = episode.metadata.get("object")
     mass = about.get("mass_kg") if isinstance(about, dict) else None
     known = float(mass) if isinstance(mass, (int, float)) and mass > 0 else None
@@ -272,16 +272,3 @@ def _masks(
             fix="record masks (physgym record), or depth",
         )
     return FlowSegmenter(view.camera).propagate(view.rgb, view.depth_m, prompt.mask)
-
-
-def _gravity(episode: Episode) -> tuple[float, float, float]:
-    told = episode.metadata.get("gravity", _GRAVITY)
-    try:
-        x, y, z = (float(part) for part in told)
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"{told!r}",
-            where=f"{episode.name}: metadata gravity",
-            expected="three numbers in m/s^2",
-        ) from error
-    return (x, y, z)

@@ -30,7 +30,13 @@ from recon.perception.robot_mask import robot_masks
 from recon.perception.segment import PackedMasks
 from recon.tracks import PhysGymWarning
 
-__all__ = ["cache_path", "cached_perception", "episode_fingerprint", "perceive_episode"]
+__all__ = [
+    "cache_path",
+    "cached_perception",
+    "episode_fingerprint",
+    "perceive_episode",
+    "recorded_gravity",
+]
 
 _LEAST_KEPT = 0.9  # share of a camera's frames in framesets, below which a warning says so
 # Raised with every change of the pipeline that changes its results: older files are made again.
@@ -273,19 +279,34 @@ def episode_fingerprint(source: Path) -> str:
 
 
 def _with_gravity(config: PerceiveConfig, episode: Episode) -> PerceiveConfig:
+    told = recorded_gravity(episode)
+    return config if told is None else dataclasses.replace(config, gravity=told)
+
+
+def recorded_gravity(episode: Episode) -> tuple[float, float, float] | None:
+    """Gravity that a recording tells.
+
+    Args:
+        episode: the recording.
+
+    Returns:
+        [m/s^2] in the world; None where its metadata says nothing.
+
+    Raises:
+        DataError: if what it says is not three numbers.
+    """
     told = episode.metadata.get("gravity")
     if told is None:
-        return config
-    gravity = np.asarray(told, dtype=object).ravel()
+        return None
     try:
-        x, y, z = (float(part) for part in gravity)
+        x, y, z = (float(part) for part in np.asarray(told, dtype=object).ravel())
     except (TypeError, ValueError) as error:
         raise DataError(
             f"{told!r}",
             where=f"{episode.name}: metadata gravity",
             expected="three numbers in m/s^2",
         ) from error
-    return dataclasses.replace(config, gravity=(x, y, z))
+    return (x, y, z)
 
 
 def _warn_dropped(episode: Episode, dropped: Mapping[str, int]) -> None:
