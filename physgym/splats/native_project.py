@@ -188,9 +188,10 @@ _PROJECT = """
         const vf reach = vsqrt(vmax(level, (vf)0.0f));
         const vf reach_x = reach * vsqrt(o.sxx + blur), reach_y = reach * vsqrt(o.syy + blur);
         // centres of pixels lie at halves
-        vi shown = (o.p[2] > near) & (level > 0.0f) & (o.mx + reach_x >= 0.5f)
-                 & (o.mx - reach_x <= width - 0.5f) & (o.my + reach_y >= 0.5f)
-                 & (o.my - reach_y <= height - 0.5f);
+        // without a determinant there is no ellipse: the lists would have no end
+        vi shown = (o.det > 0.0f) & (o.det < 1.0e37f) & (o.p[2] > near) & (level > 0.0f)
+                 & (o.mx + reach_x >= 0.5f) & (o.mx - reach_x <= width - 0.5f)
+                 & (o.my + reach_y >= 0.5f) & (o.my - reach_y <= height - 0.5f);
         vf u[3], h[16], rgb[3];
         const bool some = any(shown);
         if (some) { look(at, u); harmonics(u, h); shade(at, h, rgb); }

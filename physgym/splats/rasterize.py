@@ -3,13 +3,16 @@
 3D Gaussian splatting (Kerbl et al. 2023) with gsplat's conventions: EWA projection, 0.3 pixels^2
 of blur, alpha at most 0.999 and at least 1/255, a pixel ends before its light falls to 1e-4,
 Gaussians sorted by the depth of their means. Engines: ``native`` (SIMD, CPU), ``gsplat`` (CUDA),
-``plain`` (torch, anywhere, slow).
+``warp`` (plain Warp kernels, CUDA and CPU), ``plain`` (torch, anywhere, slow).
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
@@ -24,10 +27,12 @@ from physgym.splats.native_engine import native_render
 from physgym.splats.native_view import NativeSettings, usable_threads
 from physgym.splats.plain import PlainSettings, Planes, plain_render
 from physgym.splats.projection import packed_covariance, project
+from physgym.splats.warp_engine import warp_render
 
 __all__ = ["ENGINES", "Render", "rasterize"]
 
-ENGINES = ("auto", "native", "gsplat", "plain")
+ENGINES = ("auto", "native", "gsplat", "warp", "plain")
+_DEVICES = {"native": ("cpu",), "gsplat": ("cuda",), "warp": ("cpu", "cuda")}  # plain: any
 _MOST_FEATURES = 26  # beside six channels of flow: 32 is what the bodies are made for
 _RIGID_TOLERANCE = 1e-4  # of a float32 pose after some hundred steps of an optimiser
 
@@ -93,8 +98,8 @@ def rasterize(
         near_m: Gaussians closer than this are left out [m].
         blur_px2: variance added to every Gaussian in the image [pixels^2].
         threads: CPU threads; None takes all that this process may use.
-        engine: "native", "gsplat", "plain", or "auto": gsplat on CUDA where it is installed,
-            native on the CPU, else plain.
+        engine: "native", "gsplat", "warp", "plain", or "auto": native on the CPU; on CUDA gsplat
+            where it is installed with its kernels or with nvcc, else warp.
 
     Returns:
         The images.
@@ -123,11 +128,13 @@ def rasterize(
             views.T_world_cam, views.K,
             PlainSettings(views.width, views.height, near_m, blur_px2, antialiased, degree),
         )  # fmt: skip
-        _check_finite(inputs[:5])
+        _check_drawn(*inputs[:5])
         if engine == "gsplat":
             from physgym.splats.gsplat_engine import gsplat_render
 
             planes = gsplat_render(*inputs)
+        elif engine == "warp":
+            planes = warp_render(*inputs)
         else:
             planes = plain_render(*inputs)
     return _render(planes, background, features, flow_to)
@@ -214,21 +221,26 @@ def _engine(engine: str, device: torch.device) -> str:
     """The engine to use."""
     if engine not in ENGINES:
         raise DeviceError(f"unknown engine {engine!r}", where="rasterize", expected=str(ENGINES))
-    cuda = device.type == "cuda"
     if engine == "auto":
-        if device.type == "cpu":
-            return "native"
-        from importlib.util import find_spec
-
-        return "gsplat" if cuda and find_spec("gsplat") else "plain"
-    if (engine == "native" and device.type != "cpu") or (engine == "gsplat" and not cuda):
+        if device.type == "cuda":
+            return "gsplat" if _gsplat_is_ready() else "warp"
+        return "native" if device.type == "cpu" else "plain"
+    if device.type not in _DEVICES.get(engine, (device.type,)):
         raise DeviceError(
             f"engine {engine!r} and a cloud on {device}",
             where="rasterize",
-            expected="'native' on the CPU, 'gsplat' on CUDA, 'plain' anywhere",
+            expected="'native' on the CPU, 'gsplat' on CUDA, 'warp' on both, 'plain' anywhere",
             fix="use engine='auto', or move the cloud with cloud.to(device)",
         )
     return engine
+
+
+@cache
+def _gsplat_is_ready() -> bool:
+    """Whether gsplat is there with its kernels, or with what compiles them at the first use."""
+    if find_spec("gsplat") is None:
+        return False
+    return find_spec("gsplat.csrc") is not None or shutil.which("nvcc") is not None
 
 
 def _degree(cloud: GaussianCloud | Gaussians, wanted: int | None) -> int:
@@ -282,6 +294,21 @@ def _features(
 
 def _covariance(cloud: GaussianCloud | Gaussians) -> torch.Tensor:
     return cloud.covariance() if isinstance(cloud, GaussianCloud) else cloud.covariance
+
+
+def _check_drawn(mean: torch.Tensor, covariance: torch.Tensor, *others: torch.Tensor) -> None:
+    """What the native engine checks by itself; waits for the device once where all is well."""
+    tensors = (mean, covariance, *others)
+    wrong = covariance[:, [0, 3, 5]] < 0
+    if bool(torch.stack([~wrong.any(), *(torch.isfinite(t).all() for t in tensors)]).all()):
+        return
+    _check_finite(tensors)
+    raise DataError(
+        f"Gaussian {int(torch.nonzero(wrong)[0, 0])} has a covariance that is none",
+        where="rasterize",
+        expected="variances that are not negative",
+        fix="remove such Gaussians, or look for the step that made them",
+    )
 
 
 def _check_finite(tensors: Sequence[torch.Tensor]) -> None:

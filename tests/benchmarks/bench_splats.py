@@ -1,12 +1,12 @@
-"""Time of the Gaussian rasteriser on the CPU, forward and forward plus backward.
+"""Time of the Gaussian rasteriser, forward and forward plus backward.
 
-    python -m tests.benchmarks.bench_splats --json OUT [--quick]
+    python -m tests.benchmarks.bench_splats --json OUT [--device cpu|cuda] [--quick]
 
 Gaussians fill the view of one camera 2 to 3 m away, each about 1.5 pixels of standard deviation
 (log-normal, 0.4, along each axis), opacities the logistic of 1.5 times a normal number: a Gaussian
 reaches 2.5 tiles. Backward is that of random weights on colour, depth and alpha, along every
-parameter and the pose. Prints the best wall time of some
-repeats, and the least CPU time, which other load on the machine disturbs less.
+parameter and the pose. Prints the best wall time of some repeats, and the least CPU time, which
+other load on the machine disturbs less.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from physgym.camera import PinholeCamera
+from physgym.sim.device import resolve_device
 from physgym.splats import GaussianCloud, rasterize
 
 SIZES = {"20k at 320x240": (20_000, 320, 240), "50k at 640x480": (50_000, 640, 480)}
@@ -63,28 +64,41 @@ def measure(work: Callable[[], Any], repeats: int) -> dict[str, float]:
 
 
 def case(
-    name: str, *, degree: int = 0, threads: int = 1, engine: str = "native", repeats: int
+    name: str,
+    *,
+    degree: int = 0,
+    threads: int = 1,
+    engine: str = "native",
+    device: str = "cpu",
+    repeats: int,
 ) -> list[dict[str, Any]]:
     """Rows of one setting: forward, and forward with backward."""
     cloud, camera = scene(*SIZES[name], degree)
+    cloud = cloud.to(device)
     leaves = [tensor.requires_grad_() for tensor in vars(cloud).values()]
-    pose = torch.eye(4)[None].requires_grad_()
+    pose = torch.eye(4)[None].to(device).requires_grad_()
     draw = torch.Generator().manual_seed(1)
     shape = (1, camera.height, camera.width)
-    weights = [torch.randn(*shape, *more, generator=draw) for more in ((3,), (), ())]
+    weights = [torch.randn(*shape, *more, generator=draw).to(device) for more in ((3,), (), ())]
 
-    def forward() -> Any:
+    def finish() -> None:
+        if device != "cpu":
+            torch.cuda.synchronize(device)
+
+    def forward() -> None:
         with torch.no_grad():
-            return rasterize(cloud, camera, threads=threads, engine=engine)
+            rasterize(cloud, camera, threads=threads, engine=engine)
+        finish()
 
     def both() -> None:
         made = rasterize(cloud, camera, T_world_cam=pose, threads=threads, engine=engine)
         torch.autograd.grad((made.rgb, made.depth, made.alpha), [*leaves, pose], weights)
+        finish()
 
     rows = []
     for job, work in (("forward", forward), ("forward + backward", both)):
         row = {"scene": name, "sh_degree": degree, "engine": engine, "threads": threads, "job": job}
-        row |= measure(work, repeats)
+        row |= {"device": device} | measure(work, repeats)
         print(
             f"{name}  degree {degree}  {engine:6s}  {threads} threads  {job:18s} "
             f"{row['wall_ms']:8.2f} ms  (CPU/wall {row['cpu_over_wall']:.2f}, "
@@ -99,19 +113,26 @@ def main() -> None:
     """Measure, print, and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="file for the figures")
-    parser.add_argument("--quick", action="store_true", help="one thread, few repeats, no torch")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
+    parser.add_argument("--quick", action="store_true", help="one thread, few repeats, native only")
     options = parser.parse_args()
     torch.set_num_threads(1)
     repeats = 10 if options.quick else 100
+    device = resolve_device(options.device)
     cores = len(os.sched_getaffinity(0))
     load = os.getloadavg()[0]
     rows = []
     for name in SIZES:
+        if device != "cpu":
+            for engine in ("warp", "auto"):  # auto: gsplat where it can run
+                rows += case(name, engine=engine, device=device, repeats=repeats)
+            continue
         rows += case(name, repeats=repeats)
         if not options.quick:
             rows += case(name, degree=3, repeats=repeats)
             rows += case(name, threads=cores, repeats=repeats)
-    if not options.quick:
+            rows += case(name, engine="warp", repeats=10)
+    if device == "cpu" and not options.quick:
         rows += case("20k at 320x240", engine="plain", repeats=2)
     found = {
         "benchmark": "splats",

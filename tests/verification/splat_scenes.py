@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pytest
 import torch
 from splat_reference import Dense, dense_render
 
@@ -13,11 +14,13 @@ from physgym.splats import GaussianCloud, Gaussians, Render
 from physgym.splats.cloud import matrix_from_quat
 
 __all__ = [
-    "CAMERA", "ENGINES", "cloud_of", "dense", "join", "look_at", "one", "raw", "scene", "straight",
-    "weights_for",
+    "CAMERA", "ENGINES", "PLACES", "cloud_of", "dense", "join", "look_at", "one", "raw", "scene",
+    "straight", "weights_for",
 ]  # fmt: skip
 
-ENGINES = ["native", "plain"]
+ENGINES = ["native", "warp", "plain"]
+PLACES = [*((engine, "cpu") for engine in ENGINES)]
+PLACES += [pytest.param("warp", "cuda", marks=pytest.mark.gpu)]
 
 
 def look_at(
@@ -74,9 +77,9 @@ def dense(made: dict, camera: PinholeCamera = CAMERA, **options: object) -> Dens
     )
 
 
-def cloud_of(made: dict, *, grad: bool = False) -> GaussianCloud:
-    parts = {name: value.detach().float().requires_grad_(grad) for name, value in made.items()}
-    return GaussianCloud(**parts)
+def cloud_of(made: dict, *, grad: bool = False, device: str = "cpu") -> GaussianCloud:
+    parts = {name: value.detach().float().to(device) for name, value in made.items()}
+    return GaussianCloud(**{name: part.requires_grad_(grad) for name, part in parts.items()})
 
 
 def weights_for(images: list[torch.Tensor], sure: torch.Tensor) -> list[torch.Tensor]:
@@ -93,7 +96,8 @@ def raw(render: Render, at: int = 0) -> list[torch.Tensor]:
     """Colour, alpha, depth times alpha and features of one camera, as the reference has them."""
     alpha = render.alpha[at]
     made = [render.rgb[at], alpha, render.depth[at] * alpha.clamp(min=1e-10)]
-    return made + ([] if render.features is None else [render.features[at]])
+    made += [] if render.features is None else [render.features[at]]
+    return [image.cpu() for image in made]
 
 
 def one(

@@ -63,6 +63,17 @@ def test_two_gaussians_blend_as_the_closed_form_says(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_of_gaussians_at_one_depth_the_first_given_is_in_front(engine: str) -> None:
+    """Twenty of them, so that a sort that is not stable would show."""
+    colour = torch.linspace(0.0, 1.0, 20)
+    same = [one(opacity=0.3, rgb=(float(c), 0.5, 1.0 - float(c))) for c in colour]
+    made = rasterize(join(*same), straight(), engine=engine)
+    weight = 0.3 * 0.7 ** torch.arange(20)
+    torch.testing.assert_close(made.rgb[0, 16, 16, 0], (weight * colour).sum())
+    torch.testing.assert_close(made.rgb[0, 16, 16, 2], (weight * (1.0 - colour)).sum())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("antialiased", [False, True])
 def test_one_gaussian_has_its_profile(engine: str, antialiased: bool) -> None:
     """exp(-r^2 / 2 s^2) with s^2 = (f size / z)^2 + blur on the axis, cut where alpha is 1/255."""
@@ -73,6 +84,21 @@ def test_one_gaussian_has_its_profile(engine: str, antialiased: bool) -> None:
     wanted = strength * torch.exp(-0.5 * r**2 / (variance + 0.3))
     wanted[wanted < 1 / 255] = 0.0
     torch.testing.assert_close(made, wanted, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_alpha_stops_at_its_most_and_its_gradient_with_it(engine: str) -> None:
+    """An opaque ball: 0.999 and no slope in its middle; its profile is the slope beside."""
+    ball = one(opacity=1.0)
+    opacity = ball.opacity.clone().requires_grad_()
+    drawn = dataclasses.replace(ball, opacity=opacity)
+    alpha = rasterize(drawn, straight(), engine=engine).alpha[0, 16]
+    assert abs(alpha[16].item() - 0.999) < 1e-6
+    (middle,) = torch.autograd.grad(alpha[16], opacity, retain_graph=True)
+    (beside,) = torch.autograd.grad(alpha[18], opacity)
+    assert middle == 0
+    profile = math.exp(-0.5 * 2**2 / ((100 * 0.05 / 2) ** 2 + 0.3))
+    torch.testing.assert_close(beside, torch.tensor([profile]), atol=0, rtol=1e-5)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -121,16 +147,17 @@ def test_bits_do_not_depend_on_threads() -> None:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other))
 
 
-def test_cameras_of_one_call_are_those_of_single_calls() -> None:
+@pytest.mark.parametrize("engine", ["native", "warp"])
+def test_cameras_of_one_call_are_those_of_single_calls(engine: str) -> None:
     made = scene(100, degree=3, seed=8)
     cameras = [look_at((1.2, -1.0, 0.6)), look_at((-0.3, 1.4, 0.2))]
     both = cloud_of(made, grad=True)
-    render = rasterize(both, cameras)
+    render = rasterize(both, cameras, engine=engine)
     render.rgb.square().sum().backward()
     summed = torch.zeros_like(both.mean)
     for at, camera in enumerate(cameras):
         single = cloud_of(made, grad=True)
-        alone = rasterize(single, camera)
+        alone = rasterize(single, camera, engine=engine)
         assert torch.equal(alone.rgb[0], render.rgb[at])
         alone.rgb.square().sum().backward()
         summed += single.mean.grad
@@ -140,9 +167,10 @@ def test_cameras_of_one_call_are_those_of_single_calls() -> None:
 def test_nothing_in_view_gives_the_background() -> None:
     behind = one((0, 0, -2.0))
     empty = Gaussians(*(getattr(behind, f.name)[:0] for f in dataclasses.fields(behind)))
+    dark = [one(opacity=opacity) for opacity in (0.0, 1 / 256, -0.5)]
     ground = torch.tensor([0.1, 0.2, 0.3])
     for engine in ENGINES:
-        for cloud in (behind, empty):
+        for cloud in (behind, empty, *dark):
             mean = cloud.mean.clone().requires_grad_()
             drawn = dataclasses.replace(cloud, mean=mean)
             render = rasterize(drawn, straight(), background=ground, engine=engine)
@@ -151,6 +179,21 @@ def test_nothing_in_view_gives_the_background() -> None:
             assert render.depth.abs().max() == 0
             (render.rgb.sum() + render.depth.sum()).backward()
             assert mean.grad is None or mean.grad.abs().sum() == 0
+
+
+@pytest.mark.parametrize("engine", ["native", "warp"])
+def test_gaussians_without_a_determinant_are_left_out(engine: str) -> None:
+    """A point and a line without blur, and 1e9 m: nothing drawn, and no gradient that is NaN."""
+    ball = one()
+    shapes = [(0.0, 0.0, 0.0), (1e-3, 0.0, 0.0), (1e18, 1e18, 1e18)]
+    for shape, blur_px2 in zip(shapes, (0.0, 0.0, 0.3)):
+        covariance = torch.diag(torch.tensor(shape))[None].requires_grad_()
+        drawn = join(dataclasses.replace(ball, covariance=covariance), one((0.0, 0.0, 3.0)))
+        render = rasterize(drawn, straight(), blur_px2=blur_px2, engine=engine)
+        alone = rasterize(one((0.0, 0.0, 3.0)), straight(), blur_px2=blur_px2, engine=engine)
+        assert torch.equal(render.rgb, alone.rgb)
+        render.rgb.sum().backward()
+        assert torch.equal(covariance.grad, torch.zeros_like(covariance))
 
 
 def test_bad_input_is_refused() -> None:
@@ -167,8 +210,9 @@ def test_bad_input_is_refused() -> None:
     with pytest.raises(DataError, match="Gaussian 3"):
         rasterize(cloud.replace(quat_wxyz=zero), CAMERA)
     none = cloud.gaussians()
-    with pytest.raises(DataError, match="Gaussian 0"):
-        rasterize(dataclasses.replace(none, covariance=-none.covariance), CAMERA)
+    for engine in ENGINES:
+        with pytest.raises(DataError, match="Gaussian 0"):
+            rasterize(dataclasses.replace(none, covariance=-none.covariance), CAMERA, engine=engine)
     with pytest.raises(DataError, match="sizes"):
         rasterize(cloud, [CAMERA, straight()])
     with pytest.raises(DataError, match="sizes"):
