@@ -129,12 +129,12 @@ def _assert_stopped_in_time(watcher) -> None:
     log = watcher.log
     told = [(at_s, word) for at_s, word in log.status if word.values["mode"] == "ramp"]
     assert told, "the cell never said that it was stopping"
-    ramp_s, word = told[-1]
+    # It says so again while it slows down; the first word is of the step that noticed.
+    ramp_s, word = next((at_s, word) for at_s, word in told if word.text == told[-1][1].text)
     age_s = 1e-3 * float(re.search(r"no command for (\d+) ms", word.text)[1])
-    # It must notice at its first tick after the time-out; a busy machine may leave it without any.
-    stamps = np.array(log.joint_stamp_s)
-    near = stamps[(stamps > word.stamp_s - age_s - 0.1) & (stamps < word.stamp_s + 0.1)]
-    assert TIMEOUT_S <= age_s < TIMEOUT_S + np.diff(near).max() + 3.0 / RATE_HZ
+    # It must notice at its first step after the time-out; a busy machine may leave it without any.
+    late_s = float(word.values["longest_gap_s"])
+    assert TIMEOUT_S <= age_s < TIMEOUT_S + late_s + 1.0 / RATE_HZ
     time_s = np.array(log.joint_time_s)
     speed = np.abs(np.array(log.joint_velocity)[: len(time_s)]).max(axis=1)
     first = int(np.searchsorted(time_s, ramp_s))
@@ -254,14 +254,15 @@ def test_the_policy_shapes_the_cable_and_both_nodes_stop_cleanly(tmp_path, task)
 
 def test_a_planner_that_is_killed_in_motion_leaves_a_cell_that_stops(tmp_path, task):
     domain = harness.fresh_domain()
-    slow = {"plan.speed_m_s": 0.08}  # two seconds of motion: time enough to kill it in the middle
+    # More than three seconds of motion: time to kill it in the middle on a busy machine too.
+    slow = {"plan.speed_m_s": 0.05}
     with (
         _cell(tmp_path, domain) as cell,
         _policy(tmp_path, domain, task, **slow) as policy,
         harness.CellWatcher(NAMES, domain_id=domain) as watcher,
     ):
         moving = watcher.wait(
-            lambda log: log.joint_velocity and np.abs(log.joint_velocity[-1]).max() > 0.04,
+            lambda log: log.joint_velocity and np.abs(log.joint_velocity[-1]).max() > 0.035,
             timeout_s=2 * PATIENCE_S,
             alive=[cell, policy],
         )

@@ -88,6 +88,8 @@ class SimCellNode:
         self._said: tuple[str, str] = ("", "")
         self._next_status_s = 0.0
         self._started_s = 0.0
+        self._last_step_s = time.monotonic()
+        self._longest_gap_s = 0.0
         self._make_topics()
         self._thread = threading.Thread(target=self._run, name="physics", daemon=True)
 
@@ -111,7 +113,7 @@ class SimCellNode:
 
     def start(self) -> None:
         """Start the physics."""
-        self._started_s = time.monotonic()
+        self._started_s = self._last_step_s = time.monotonic()
         self._thread.start()
         self.node.get_logger().info(f"cell is up: joints {', '.join(self._names)}")
 
@@ -162,7 +164,11 @@ class SimCellNode:
 
     def _step(self, dt_s: float, *, with_points: bool) -> None:
         with self._lock:
-            age_s = time.monotonic() - self._command_time_s
+            now_s = time.monotonic()
+            # A watchdog can bite no sooner than at the next step: how late it may be is told.
+            self._longest_gap_s = max(self._longest_gap_s, now_s - self._last_step_s)
+            self._last_step_s = now_s
+            age_s = now_s - self._command_time_s
             target = self._tracker.advance(dt_s, command_age_s=age_s)
             mode, reason = self._tracker.mode, self._tracker.reason
         self._cell.step(target, dt_s)
@@ -201,8 +207,10 @@ class SimCellNode:
             "command_age_s": f"{time.monotonic() - self._command_time_s:.3f}",
             "setpoint_speed": f"{float(np.abs(self._tracker.velocity).max()):.4f}",
             "cell_time_s": f"{self._cell.time_s:.3f}",
+            "longest_gap_s": f"{self._longest_gap_s:.4f}",
             "real_time_factor": f"{self._cell.time_s / elapsed_s:.3f}",
         }
+        self._longest_gap_s = 0.0
         stamp_s = 1e-9 * self.node.get_clock().now().nanoseconds
         word = conversions.Report(stamp_s, "sim_cell", level, reason, values)
         self._status.publish(conversions.status_message(word))
