@@ -281,6 +281,10 @@ def _solver(
     if "pusher_friction" in values:
         friction = torch.tensor([float(values["pusher_friction"])])
         parameters = parameters.replace(collider_friction=friction)
+    if model.directed:
+        even = parameters.asymmetry.new_zeros(1, len(grip_length))
+        asymmetry = parameters.asymmetry.expand(1, len(parameters.rest_length_m[0]))
+        parameters = parameters.replace(asymmetry=torch.cat([asymmetry, even], dim=1))
     parameters = parameters.replace(
         log_stiffness=torch.cat([parameters.log_stiffness[0].double(), stiffness])[None],
         rest_length_m=torch.cat([p.double() for p in lengths])[None],

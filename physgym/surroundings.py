@@ -9,7 +9,7 @@ import numpy as np
 from physgym.errors import TwinError
 from physgym.twin import Twin
 
-__all__ = ["surrounded"]
+__all__ = ["surrounded", "with_coulomb_ground"]
 
 _USUAL = {"friction": 0.5, "restitution": 0.0}  # of a ground that nobody has fitted
 
@@ -27,7 +27,8 @@ def surrounded(
         twin: of dynamics ``spring_mass`` or ``mpm``.
         gravity_m_per_s2: [m/s^2], 3 numbers.
         ground_m: height of a level ground, z up [m].
-        friction: Coulomb coefficient of the ground.
+        friction: Coulomb coefficient of the ground; a twin whose ground has another law gets a
+            ground of Coulomb's, without restitution.
 
     Returns:
         The twin; itself where nothing changes.
@@ -61,10 +62,28 @@ def surrounded(
             raise _wrong(twin, "friction without a ground", "a height of the ground too")
         if not (np.isfinite(friction) and friction >= 0.0):
             raise _wrong(twin, f"friction {friction}", "0 or more")
+        values = with_coulomb_ground(values)
         old = values["friction"]
         values["friction"] = np.full(old.shape, friction, old.dtype)
     kept = {k: v for k, v in twin.uncertainty.items() if friction is None or k != "friction"}
     return twin.replace(parameters=values, uncertainty=kept)
+
+
+def with_coulomb_ground(parameters: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A network's parameters with a ground of Coulomb's law.
+
+    Args:
+        parameters: of a twin with a ground.
+
+    Returns:
+        As given where the law is Coulomb's already; else with friction and restitution in place of
+        the factor.
+    """
+    if "ground_law" not in parameters:
+        return parameters
+    other = ("ground_law", "tangential_factor", "factor_step_s")
+    kept = {k: v for k, v in parameters.items() if k not in other}
+    return {key: np.array(value) for key, value in _USUAL.items()} | kept
 
 
 def _wrong(twin: Twin, what: str, expected: str) -> TwinError:

@@ -34,6 +34,7 @@ _STAYS = (
     "springs",
     "spring_rest_length_m",
     "log_stiffness_ratio",
+    "spring_asymmetry",
     "start_velocity_m_per_s",
     "start_spin_rad_per_s",
     "domain_m",

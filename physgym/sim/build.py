@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 __all__ = ["build_solver", "law_code", "network_of"]
 
 _NETWORK_SCALARS = ("stiffness_n", "dashpot_ns_per_m", "drag_per_s", "restitution", "friction")
+# What each law of a ground asks for, by the law's number, and what it is where nothing asks for it.
+_OF_LAW: tuple[dict[str, np.ndarray], ...] = (
+    {"restitution": np.array(0.0), "friction": np.array(0.0)},
+    {"tangential_factor": np.array(1.0)},
+)
 # Elastic laws by their number in the parameter ``force_law``; without it the law is the first.
 _LAWS = ("strain", "hooke", "soft", "power")
 # What says how a network starts, is gripped and is seen, not how it moves by itself.
@@ -102,7 +107,11 @@ def network_of(twin: Twin) -> tuple[SpringMassModel, SpringMassParameters]:
 
     Args:
         twin: of dynamics ``spring_mass``. ``force_law`` (a number, see `law_code`) and
-            ``law_power`` are optional: PhysTwin's strain law where they are missing.
+            ``law_power`` are optional: PhysTwin's strain law where they are missing. So are
+            ``spring_asymmetry``, shape (S,), which makes the model directed, and ``ground_law``
+            (the number of a `physgym.sim.contact.GroundLaw`): where it is that of
+            ``GroundLaw.FACTOR``, ``tangential_factor`` and ``factor_step_s`` take the place of
+            friction and restitution.
 
     Returns:
         What `physgym.sim.spring_mass.SpringMassSolver` is made of.
@@ -122,8 +131,11 @@ def network_of(twin: Twin) -> tuple[SpringMassModel, SpringMassParameters]:
         # Springs of a sheet push or pull at rest; that is how it resists bending.
         natural = np.array(length) * (1.0 + np.array(values.pop("spring_preload", 0.0)))
         ratio, mass_kg = values.pop("log_stiffness_ratio"), float(values.pop("mass_kg"))
-        ground, collision = _contacts(values)
+        directed = "spring_asymmetry" in values
+        asymmetry = np.array(values.pop("spring_asymmetry", 0.0)).reshape(1, -1)
+        ground, collision = _contacts(twin, values)
         one = {name: torch.tensor([float(values.pop(name))]) for name in _NETWORK_SCALARS}
+        factor = torch.tensor([float(values.pop("tangential_factor"))])
     except (KeyError, IndexError, TypeError) as error:
         raise _parameter_error(twin, f"a parameter is missing or misshapen: {error}") from error
     if values:
@@ -137,6 +149,7 @@ def network_of(twin: Twin) -> tuple[SpringMassModel, SpringMassParameters]:
         gravity_m_per_s2=(float(gravity[0]), float(gravity[1]), float(gravity[2])),
         ground=ground,
         self_collision=collision,
+        directed=directed,
     )
     free = max(1, twin.node_count - len(twin.driven_index))
     return model, SpringMassParameters(
@@ -147,6 +160,8 @@ def network_of(twin: Twin) -> tuple[SpringMassModel, SpringMassParameters]:
         drag_per_s=one["drag_per_s"],
         restitution=one["restitution"],
         friction=one["friction"],
+        tangential_factor=factor,
+        asymmetry=torch.as_tensor(asymmetry),
     )
 
 
@@ -160,19 +175,31 @@ def _law_of(twin: Twin, values: dict[str, np.ndarray]) -> tuple[ForceLaw, float]
     return ForceLaw(_LAWS[code]), power
 
 
-def _contacts(values: dict[str, np.ndarray]) -> tuple[GroundPlane | None, SelfCollision | None]:
-    """What touches, taken out of the parameters."""
-    from physgym.sim.contact import GroundPlane, SelfCollision
+def _contacts(
+    twin: Twin, values: dict[str, np.ndarray]
+) -> tuple[GroundPlane | None, SelfCollision | None]:
+    """What touches, taken out of the parameters; in them stay numbers for every law of a ground."""
+    from physgym.sim.contact import GroundLaw, GroundPlane, SelfCollision
 
     ground, collision = None, None
     if "ground_normal" in values:
-        normal = values.pop("ground_normal")
+        normal, code = values.pop("ground_normal"), int(values.pop("ground_law", 0))
+        if code not in {law.value for law in GroundLaw}:
+            raise _parameter_error(twin, f"ground_law {code}, of {len(GroundLaw)} that are known")
+        law = GroundLaw(code)
+        idle = _OF_LAW[1 - code]
+        if stray := idle.keys() & values.keys():
+            raise _parameter_error(twin, f"{min(stray)!r} with a ground of law {law.name.lower()}")
+        values |= idle
+        step = {k: float(values.pop(k)) for k in ("factor_step_s",) if law is GroundLaw.FACTOR}
         ground = GroundPlane(
             (float(normal[0]), float(normal[1]), float(normal[2])),
             float(values.pop("ground_offset_m")),
+            law,
+            **step,
         )
     else:  # nothing to bounce off or to rub against
-        values |= {"restitution": np.array(0.0), "friction": np.array(0.0)}
+        values |= _OF_LAW[0] | _OF_LAW[1]
     if "collision_distance_m" in values:
         collision = SelfCollision(
             float(values.pop("collision_distance_m")),
@@ -188,6 +215,7 @@ def _parameter_error(twin: Twin, what: str) -> TwinError:
         where=f"twin {twin.name}: parameters",
         expected="gravity_m_per_s2, springs, spring_rest_length_m, log_stiffness_ratio, mass_kg, "
         + ", ".join(_NETWORK_SCALARS)
-        + " (the last two only with ground_normal and ground_offset_m)",
+        + " (the last two only with ground_normal and ground_offset_m, and tangential_factor and "
+        "factor_step_s in their place with ground_law 1)",
         fix="reconstruct the twin with this version",
     )

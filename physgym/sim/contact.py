@@ -2,13 +2,15 @@
 
 Ground: PhysTwin's impulse (paper, appendix: table contact) with three changes. The time of impact
 stays inside the substep, so a node that grazes the plane does not jump; a node under the plane is
-put back on it, whatever its velocity; and there is no speed below which contact is ignored.
+put back on it, whatever its velocity; and there is no speed below which contact is ignored. By
+choice instead Spring-Gaus's ground, which takes all normal velocity and a share of the rest.
 Self-collision: the same impulse between two nodes, weighted alike on both, so momentum is kept.
 Box colliders: the ground's impulse against a box that moves as it is told and feels no node.
 """
 
 from __future__ import annotations
 
+import enum
 import math
 from dataclasses import dataclass
 
@@ -18,12 +20,23 @@ from physgym.errors import DataError
 
 __all__ = [
     "BoxCollider",
+    "GroundLaw",
     "GroundPlane",
     "SelfCollision",
     "box_response",
+    "factor_response",
     "ground_response",
     "pair_velocity_change",
 ]
+
+
+class GroundLaw(enum.Enum):
+    """What the ground does to a node; the value is its number in kernels and in twins."""
+
+    COULOMB = 0
+    """An impulse with restitution and Coulomb friction."""
+    FACTOR = 1
+    """Spring-Gaus's: no normal velocity, tangential velocity times a factor, over and over."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +46,26 @@ class GroundPlane:
     Attributes:
         normal: unit vector out of the ground.
         offset_m: distance of the plane from the origin along the normal [m].
+        law: what it does to a node.
+        factor_step_s: of `GroundLaw.FACTOR`: time on the ground for which the factor counts once
+            [s]. A substep h takes it to the power ``h / factor_step_s``, so how time is cut does
+            not change the friction; Spring-Gaus takes it once a substep, 0.3 ms where 30 ms pass
+            from frame to frame.
     """
 
     normal: tuple[float, float, float] = (0.0, 0.0, 1.0)
     offset_m: float = 0.0
+    law: GroundLaw = GroundLaw.COULOMB
+    factor_step_s: float = 3e-4
 
     def __post_init__(self) -> None:
+        if not (math.isfinite(self.factor_step_s) and self.factor_step_s > 0.0):
+            raise DataError(
+                f"factor_step_s = {self.factor_step_s}",
+                where="GroundPlane.factor_step_s",
+                expected="a time of more than 0 s",
+                fix="use the substep for which the factor was found",
+            )
         length = math.sqrt(sum(c * c for c in self.normal))
         if not abs(length - 1.0) < 1e-5 or not math.isfinite(self.offset_m):
             raise DataError(
@@ -170,6 +197,35 @@ def ground_response(
         depth = wp.dot(normal, x_new) - offset
         if depth < 0.0:
             x_new = x_new - depth * normal
+    return x_new, v_new
+
+
+@wp.func
+def factor_response(
+    x: wp.vec3, v: wp.vec3, normal: wp.vec3, offset: float, factor: float, h: float
+) -> tuple[wp.vec3, wp.vec3]:
+    """Position and velocity after one substep near Spring-Gaus's ground.
+
+    Zhong et al., ECCV 2024, as their code has it: what ends on the plane or under it is put on it,
+    loses its normal velocity, and keeps a share of its tangential one.
+
+    Args:
+        x: position at the start [m].
+        v: velocity during the substep, before contact [m/s].
+        normal: unit normal of the plane.
+        offset: distance of the plane from the origin along the normal [m].
+        factor: share of the tangential velocity that is kept, 0 to 1.
+        h: length of the substep [s].
+
+    Returns:
+        Position [m] and velocity [m/s] at the end.
+    """
+    x_new = x + v * h
+    v_new = v
+    height = wp.dot(normal, x_new) - offset
+    if height <= 0.0:
+        x_new = x_new - height * normal
+        v_new = factor * (v - wp.dot(normal, v) * normal)
     return x_new, v_new
 
 

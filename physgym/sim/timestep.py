@@ -122,7 +122,8 @@ def stable_step(
 
     Args:
         edges: springs, shape (S, 2).
-        stiffness_n_per_m: slope of every spring [N/m], shape (S,).
+        stiffness_n_per_m: slope of every spring [N/m], shape (S,); or of its two ends where these
+            are pulled unlike, shape (S, 2).
         dashpot_ns_per_m: dashpot of every spring [N s/m], shape (S,).
         inv_mass_per_kg: 1/m, zero for driven nodes, shape (N,).
 
@@ -131,13 +132,31 @@ def stable_step(
     """
     if len(edges) == 0:
         return StepLimit(math.inf, 0.0, 0.0, 0)
-    omega2 = largest_eigenvalue(edges, stiffness_n_per_m, inv_mass_per_kg)
+    if stiffness_n_per_m.ndim == 2:
+        rows = _unlike_row_bound(edges, stiffness_n_per_m, inv_mass_per_kg)
+        omega2 = float(rows.max())
+    else:
+        rows = gershgorin_bound(edges, stiffness_n_per_m, inv_mass_per_kg)
+        omega2 = largest_eigenvalue(edges, stiffness_n_per_m, inv_mass_per_kg)
     damping = largest_eigenvalue(edges, dashpot_ns_per_m, inv_mass_per_kg)
-    rows = gershgorin_bound(edges, stiffness_n_per_m, inv_mass_per_kg)
     # (sqrt(c^2 + 4 w^2) - c) / w^2 cancels for strong damping; this is the same number without it.
     total = math.sqrt(damping**2 + 4.0 * omega2) + damping
     dt_s = 4.0 / total if total > 0.0 else math.inf
     return StepLimit(dt_s, math.sqrt(omega2), damping, int(rows.argmax()))
+
+
+def _unlike_row_bound(
+    edges: np.ndarray, slope: np.ndarray, inv_mass_per_kg: np.ndarray
+) -> np.ndarray:
+    """Row bounds on the eigenvalues of M^-1 K, which is not symmetric, shape (N,).
+
+    The eigenvalues of such a network may lie off the real axis; power iteration tells nothing then.
+    """
+    count = len(inv_mass_per_kg)
+    pull = np.bincount(edges[:, 0], slope[:, 0], count) + np.bincount(
+        edges[:, 1], slope[:, 1], count
+    )
+    return np.asarray(2.0 * pull * inv_mass_per_kg)
 
 
 def substep_count(frame_dt_s: float, limit: StepLimit, *, safety: float = 0.5) -> int:

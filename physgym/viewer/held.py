@@ -215,9 +215,10 @@ def _with_grip_points(twin: Twin, holds: Sequence[Hold]) -> tuple[Twin, list[np.
     values["springs"] = np.concatenate(edges).astype(edges[0].dtype)
     values["spring_rest_length_m"] = np.concatenate(lengths)
     values["log_stiffness_ratio"] = np.concatenate([own, ratio])
-    if "spring_preload" in values:
-        preload = np.broadcast_to(values["spring_preload"], own.shape)
-        values["spring_preload"] = np.concatenate([preload, np.zeros(len(added))])
+    for name in ("spring_preload", "spring_asymmetry"):
+        if name in values:
+            whole = np.broadcast_to(values[name], own.shape)
+            values[name] = np.concatenate([whole, np.zeros(len(added))])
     # At rest a driven point is where its node is: what is too near to collide at rest is the same.
     rest = np.concatenate([twin.rest_position, *(twin.rest_position[h.node] for h in holds)])
     driven = np.concatenate([np.asarray(twin.driven_index), *groups])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from physgym.errors import DataError
+from physgym.surroundings import with_coulomb_ground
 from physgym.twin import Twin
 
 __all__ = ["Settings", "has_ground", "with_settings"]
@@ -15,6 +16,16 @@ __all__ = ["Settings", "has_ground", "with_settings"]
 _STANDARD_GRAVITY = 9.81
 # Of physgym.sim.mpm.collider.Condition: a body may leave the ground and rubs against it.
 _SEPARATE = 2
+_OF_GROUND = (
+    "ground_normal",
+    "ground_offset_m",
+    "ground_condition",
+    "ground_law",
+    "tangential_factor",
+    "factor_step_s",
+    "friction",
+    "restitution",
+)
 
 
 @dataclass(frozen=True)
@@ -108,9 +119,8 @@ def with_settings(twin: Twin, settings: Settings) -> Twin:
     down = given / size if size > 0 else np.array([0.0, 0.0, -1.0])
     values["gravity_m_per_s2"] = settings.gravity_m_per_s2 * down
     if settings.ground_m is None:
-        for name in ("ground_normal", "ground_offset_m", "ground_condition", "friction"):
+        for name in _OF_GROUND:
             values.pop(name, None)
-        values.pop("restitution", None)
     elif not has_ground(twin):
         raise DataError(
             f"a ground under {twin.dynamics} dynamics", where=f"twin {twin.name}", expected="none"
@@ -118,8 +128,10 @@ def with_settings(twin: Twin, settings: Settings) -> Twin:
     else:
         values.setdefault("ground_normal", -down)
         values["ground_offset_m"] = np.array(settings.ground_m)
-        values["friction"] = np.array(settings.friction)
-        if twin.dynamics == "spring_mass":
+        # A ground of Spring-Gaus's law has no coefficient: it stays until somebody asks for one.
+        if "ground_law" not in values or settings.friction != Settings.of(twin).friction:
+            values = with_coulomb_ground(values) | {"friction": np.array(settings.friction)}
+        if twin.dynamics == "spring_mass" and "ground_law" not in values:
             values.setdefault("restitution", np.array(0.0))
         if twin.dynamics == "mpm":
             values.setdefault("ground_condition", np.array(_SEPARATE, np.int64))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 
+from physgym.sim.contact import GroundLaw
 from physgym.sim.spring_mass import ForceLaw, SpringMassModel, SpringMassParameters
 
 # Tensors here are small: torch's threads would only wait for each other.
@@ -32,8 +33,10 @@ def spring_force(model, parameters, x, v):
         ForceLaw.POWER: lambda: stiffness * u * u.abs().clamp(min=1e-6) ** (p - 1.0),
     }[model.law]()
     rate = ((v[:, j] - v[:, i]) * along).sum(-1)
-    force = (elastic + parameters.dashpot_ns_per_m * rate)[..., None] * along
-    return torch.zeros_like(x).index_add(1, i, force).index_add(1, j, -force)
+    damping = parameters.dashpot_ns_per_m * rate
+    first = ((1.0 + parameters.asymmetry) * elastic + damping)[..., None] * along
+    second = ((1.0 - parameters.asymmetry) * elastic + damping)[..., None] * along
+    return torch.zeros_like(x).index_add(1, i, first).index_add(1, j, -second)
 
 
 def meet_ground(model, parameters, x, v, h):
@@ -42,6 +45,11 @@ def meet_ground(model, parameters, x, v, h):
     if model.ground is None:
         return free, v
     n = torch.tensor(model.ground.normal, dtype=x.dtype)
+    if model.ground.law is GroundLaw.FACTOR:
+        low = (free @ n - model.ground.offset_m)[..., None]
+        kept = parameters.tangential_factor[:, None, None] ** (h / model.ground.factor_step_s)
+        slid = kept * (v - (v @ n)[..., None] * n)
+        return torch.where(low <= 0.0, free - low * n, free), torch.where(low <= 0.0, slid, v)
     e, mu = parameters.restitution[:, None], parameters.friction[:, None]
     height, vn = x @ n - model.ground.offset_m, v @ n
     under = height + h * vn < 0.0

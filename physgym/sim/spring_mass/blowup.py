@@ -30,15 +30,17 @@ def step_limit(model: SpringMassModel, coefficients: Coefficients) -> StepLimit:
         return tensor.detach().amax(dim=0).cpu().double().numpy()
 
     rest = coefficients.rest_length.detach().amin(dim=0).cpu().double().numpy()
-    slope = np.broadcast_to(highest(coefficients.stiffness), rest.shape)
+    ends = 2 if model.directed else 1
+    slope = highest(coefficients.stiffness).reshape(ends, -1).T
     if model.law.value == "soft":
         # Slope of u (1 + |u|/L0)^p at a strain of 1, as far as the bound on directions reaches.
         slope = slope * (2.0**model.law_exponent) * (1.0 + 0.5 * model.law_exponent)
     elif model.law.value == "power":
         # p |u|^(p-1) is unbounded at u = 0 for p < 1; it is taken at a strain of one per cent.
         at = 0.01 * rest if model.law_exponent < 1.0 else rest
-        slope = slope * model.law_exponent * at ** (model.law_exponent - 1.0)
+        slope = slope * (model.law_exponent * at ** (model.law_exponent - 1.0))[:, None]
     dashpot = np.broadcast_to(highest(coefficients.dashpot), rest.shape)
+    slope = slope if model.directed else slope[:, 0]
     return stable_step(model.edges, slope, dashpot, highest(coefficients.inv_mass))
 
 

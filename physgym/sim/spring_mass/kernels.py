@@ -4,6 +4,7 @@ One substep is: spring forces; velocity from forces, gravity and drag; impulses 
 on); box colliders, one after the other (if any); position and ground. Driven nodes are written to
 where they are at the next substep's forces.
 Shapes: B worlds, N nodes, S springs, K driven points, R = 2 S row entries, M candidates of a node.
+The ends of a directed model's springs are springs of their own here, S first ones, S second ones.
 Parameters with a first axis of length 1 are shared by all worlds.
 """
 
@@ -11,7 +12,12 @@ from __future__ import annotations
 
 import warp as wp
 
-from physgym.sim.contact import box_response, ground_response, pair_velocity_change
+from physgym.sim.contact import (
+    box_response,
+    factor_response,
+    ground_response,
+    pair_velocity_change,
+)
 
 __all__ = [
     "box_contact",
@@ -239,7 +245,11 @@ def position_step(
     else:
         x_new = x + v * h
         v_new = v
-        if ground != 0:
+        if ground == 2:
+            x_new, v_new = factor_response(
+                x, v, normal, offset, friction[wp.min(b, friction.shape[0] - 1)], h
+            )
+        elif ground == 1:
             x_new, v_new = ground_response(
                 x,
                 v,

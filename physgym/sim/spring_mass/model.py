@@ -14,11 +14,14 @@ import numpy as np
 import torch
 
 from physgym.errors import DataError
-from physgym.sim.contact import BoxCollider, GroundPlane, SelfCollision
+from physgym.sim.contact import BoxCollider, GroundLaw, GroundPlane, SelfCollision
 from physgym.sim.spring_mass.force_law import ForceLaw, clamp_one_sided, stiffness_coefficient
 from physgym.sim.spring_mass.topology import exclusion_rows, merge_springs, rest_lengths
 
 __all__ = ["Coefficients", "SpringMassModel", "SpringMassParameters"]
+
+_ROUND_OFF = 1e-6  # of an asymmetry computed in float32
+_LEAST_FACTOR = 1e-30
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class SpringMassModel:
         driven_dashpot: True lets dashpots see the true velocity of driven points; False is
             PhysTwin's
             published behaviour, where they see a driven point at rest.
+        directed: springs may pull their two ends with unlike forces, as Spring-Gaus's do (see
+            ``asymmetry`` of the parameters). Momentum is then not kept, nor need energy be.
     """
 
     rest_position: np.ndarray
@@ -53,6 +58,7 @@ class SpringMassModel:
     colliders: tuple[BoxCollider, ...] = ()
     stiffness_range: tuple[float, float] = (0.0, 1.0e7)
     driven_dashpot: bool = True
+    directed: bool = False
 
     def __post_init__(self) -> None:
         rest = np.array(self.rest_position, dtype=np.float64)
@@ -176,13 +182,13 @@ class SpringMassModel:
 class Coefficients(NamedTuple):
     """What the kernels multiply with, made from the parameters by torch; float32, contiguous."""
 
-    stiffness: torch.Tensor  # (B or 1, S)
+    stiffness: torch.Tensor  # (B or 1, S); directed: (B or 1, 2 S), first ends, second ends
     rest_length: torch.Tensor  # (B or 1, S)
     dashpot: torch.Tensor  # (B or 1, S or 1)
     inv_mass: torch.Tensor  # (B or 1, N), 0 for driven nodes
     decay: torch.Tensor  # (B or 1,), exp(-h c)
     restitution: torch.Tensor  # (B or 1,)
-    friction: torch.Tensor  # (B or 1,)
+    friction: torch.Tensor  # (B or 1,); GroundLaw.FACTOR: what a substep leaves of slip
     collider_restitution: torch.Tensor  # (B or 1,)
     collider_friction: torch.Tensor  # (B or 1,)
     # Where the boxes are; given with each rollout, and no gradient flows to it.
@@ -201,6 +207,12 @@ class SpringMassParameters:
         drag_per_s: rate at which velocity decays [1/s], shape (B or 1,).
         restitution: of the ground, clamped to [0, 1], shape (B or 1,).
         friction: Coulomb coefficient of the ground, clamped to 0 and more, shape (B or 1,).
+        tangential_factor: of a ground of law `GroundLaw.FACTOR`, in place of the two above: share
+            of the tangential velocity that a node on it keeps in ``factor_step_s``, clamped to
+            [0, 1], shape (B or 1,).
+        asymmetry: a of a directed model: a spring of coefficient A pulls its first end with
+            A (1 + a) and its second with A (1 - a); -1 to 1, shape (B or 1, S or 1). The dashpot
+            acts on both alike.
         eta: weight of each spring (Spring-Gaus's soft vector), shape (B or 1, S or 1).
         collider_restitution: of all box colliders, clamped to [0, 1], shape (B or 1,).
         collider_friction: Coulomb coefficient of all box colliders, clamped to 0 and more, shape
@@ -215,6 +227,8 @@ class SpringMassParameters:
     restitution: torch.Tensor
     friction: torch.Tensor
     eta: torch.Tensor = field(default_factory=lambda: torch.ones(1, 1))
+    tangential_factor: torch.Tensor = field(default_factory=lambda: torch.ones(1))
+    asymmetry: torch.Tensor = field(default_factory=lambda: torch.zeros(1, 1))
     collider_restitution: torch.Tensor = field(default_factory=lambda: torch.zeros(1))
     collider_friction: torch.Tensor = field(default_factory=lambda: torch.full((1,), 0.5))
 
@@ -249,6 +263,8 @@ class SpringMassParameters:
             "restitution": ({1, worlds},),
             "friction": ({1, worlds},),
             "eta": ({1, worlds}, {1, springs}),
+            "tangential_factor": ({1, worlds},),
+            "asymmetry": ({1, worlds}, {1, springs}),
             "collider_restitution": ({1, worlds},),
             "collider_friction": ({1, worlds},),
         }
@@ -272,6 +288,18 @@ class SpringMassParameters:
                     expected="more than 0",
                     fix="drop springs without length and nodes without mass",
                 )
+        self._check_asymmetry(model)
+
+    def _check_asymmetry(self, model: SpringMassModel) -> None:
+        most = float(self.asymmetry.detach().abs().max())
+        if most > (1.0 + _ROUND_OFF if model.directed else 0.0):
+            raise DataError(
+                f"asymmetry reaches {most:.4g}, the model is "
+                + ("directed" if model.directed else "not directed"),
+                where="SpringMassParameters.asymmetry",
+                expected="-1 to 1, and 0 where springs pull both ends alike",
+                fix="use SpringMassModel(..., directed=True), or leave it out",
+            )
 
     def coefficients(
         self,
@@ -291,22 +319,35 @@ class SpringMassParameters:
         """
         free = torch.ones(model.node_count, device=self.mass_kg.device)
         free[torch.as_tensor(model.driven_index.copy(), dtype=torch.long)] = 0.0
+        stiffness = stiffness_coefficient(
+            model.law,
+            self.log_stiffness,
+            self.rest_length_m,
+            eta=self.eta,
+            stiffness_range=model.stiffness_range,
+        )
+        if model.directed:
+            ends = (stiffness * (1.0 + self.asymmetry), stiffness * (1.0 - self.asymmetry))
+            stiffness = torch.cat(ends, dim=1)
         made = Coefficients(
-            stiffness=stiffness_coefficient(
-                model.law,
-                self.log_stiffness,
-                self.rest_length_m,
-                eta=self.eta,
-                stiffness_range=model.stiffness_range,
-            ),
+            stiffness=stiffness,
             rest_length=self.rest_length_m,
             dashpot=self.dashpot_ns_per_m,
             inv_mass=free / self.mass_kg,
             decay=torch.exp(-substep_s * self.drag_per_s),
             restitution=clamp_one_sided(self.restitution, 0.0, 1.0),
-            friction=clamp_one_sided(self.friction, 0.0, float("inf")),
+            friction=self._ground_friction(model.ground, substep_s),
             collider_restitution=clamp_one_sided(self.collider_restitution, 0.0, 1.0),
             collider_friction=clamp_one_sided(self.collider_friction, 0.0, float("inf")),
             collider_pose=torch.zeros(1, 1, 0, 7) if collider_pose is None else collider_pose,
         )
         return Coefficients(*(c.to(torch.float32).contiguous() for c in made))
+
+    def _ground_friction(self, ground: GroundPlane | None, substep_s: float) -> torch.Tensor:
+        """What the law of the ground multiplies with, shape (B or 1,)."""
+        if ground is None or ground.law is GroundLaw.COULOMB:
+            return clamp_one_sided(self.friction, 0.0, float("inf"))
+        factor = clamp_one_sided(self.tangential_factor, 0.0, 1.0)
+        # A power below 1 has no finite slope at 0.
+        kept = factor.clamp(min=_LEAST_FACTOR) ** (substep_s / ground.factor_step_s)
+        return torch.where(factor > 0.0, kept, 0.0 * factor)

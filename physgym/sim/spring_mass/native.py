@@ -15,25 +15,32 @@ differ. The reference is `kernels`; the derivative is `native_adjoint`.
 from __future__ import annotations
 
 from functools import cache
+from typing import NamedTuple
 
+from physgym.sim.contact import GroundLaw
 from physgym.sim.native_kernel import NativeKernel
+from physgym.sim.spring_mass.layout import LANES as SINGLE_LANES
 from physgym.sim.spring_mass.native_box import box_source
 from physgym.sim.spring_mass.native_contact import CONTACT
+from physgym.sim.spring_mass.native_ground import ground_source
 from physgym.sim.spring_mass.native_lanes import LANES, LANES_FORWARD
 from physgym.sim.spring_mass.native_single import SINGLE, SINGLE_FORWARD
+from physgym.sim.spring_mass.native_spring import SPRING
 
 __all__ = [
-    "COMMON",
     "FLOATS",
     "LANES_INTS",
     "SINGLE_INTS",
+    "Variant",
+    "common_source",
     "forward_kernel",
     "instantiate",
 ]
 
-COMMON = """
+_COMMON = """
     constexpr int W = @W@;
     constexpr int KIND = @KIND@;
+    constexpr bool DIRECTED = @DIRECTED@;
     typedef float vf __attribute__((ext_vector_type(@W@)));
     typedef float vfu __attribute__((ext_vector_type(@W@), aligned(4)));
     typedef int vi __attribute__((ext_vector_type(@W@)));
@@ -91,53 +98,12 @@ COMMON = """
         vi scale = (__builtin_convertvector(r, vi) + 127) << 23;
         return q * __builtin_bit_cast(vf, scale);
     };
-    // what the elastic force is per coefficient, for elongation u
-    auto law = [&](vf u, vf rest) -> vf {
-        if (KIND == 1) return u * power(1.0f + vabs(u) / rest, expo);
-        if (KIND == 2) return u * power(vmax(vabs(u), (vf)1.0e-6f), expo - 1.0f);
-        return u;
-    };
-    // force on the near end is c * (dx, dy, dz)
-    auto spring = [&](vf dx, vf dy, vf dz, vf dvx, vf dvy, vf dvz, vf a, vf rest, vf dash) -> vf {
-        vf l2 = vmax(fma(dx, dx, fma(dy, dy, dz * dz)), (vf)1.0e-12f);
-        vf inv = rsqrt(l2);
-        vf f = a * law(l2 * inv - rest, rest);
-        vf vd = fma(dvx, dx, fma(dvy, dy, dvz * dz)) * inv;
-        return fma(dash, vd, f) * inv;
-    };
     struct Node { vf x, y, z, vx, vy, vz; };
     auto accelerate = [&](Node p, vf fx, vf fy, vf fz, vf hm, vf decay) -> Node {
         p.vx = (fma(fx, hm, p.vx) + hgx) * decay;
         p.vy = (fma(fy, hm, p.vy) + hgy) * decay;
         p.vz = (fma(fz, hm, p.vz) + hgz) * decay;
         return p;
-    };
-    auto move = [&](Node p, vf e, vf mu) -> Node {
-        Node q = p;
-        q.x = fma(p.vx, (vf)h, p.x); q.y = fma(p.vy, (vf)h, p.y); q.z = fma(p.vz, (vf)h, p.z);
-        if (!ground) return q;
-        vf height = fma(nx, p.x, fma(ny, p.y, nz * p.z)) - offset;
-        vf vn = fma(nx, p.vx, fma(ny, p.vy, nz * p.vz));
-        vi under = fma(vn, (vf)h, height) < 0.0f;
-        if (!__builtin_reduce_or(under)) return q;
-        vi hit = under & (vn < 0.0f);
-        vf tx = fma(-vn, nx, p.vx), ty = fma(-vn, ny, p.vy), tz = fma(-vn, nz, p.vz);
-        vf t2 = fma(tx, tx, fma(ty, ty, tz * tz)) + 1.0e-12f;
-        vf slow = 1.0f / vmax(t2 * rsqrt(t2), (vf)1.0e-6f);
-        vf keep = vmax(fma(mu * (1.0f + e) * vn, slow, (vf)1.0f), (vf)0.0f);
-        vf back = -(e * vn);
-        vf wx = fma(keep, tx, back * nx), wy = fma(keep, ty, back * ny);
-        vf wz = fma(keep, tz, back * nz);
-        vf toi = vmin(vmax(-height / (hit ? vn : (vf)-1.0f), (vf)0.0f), (vf)h);
-        vf left = h - toi;
-        q.x = hit ? fma(wx, left, fma(p.vx, toi, p.x)) : q.x;
-        q.y = hit ? fma(wy, left, fma(p.vy, toi, p.y)) : q.y;
-        q.z = hit ? fma(wz, left, fma(p.vz, toi, p.z)) : q.z;
-        q.vx = hit ? wx : q.vx; q.vy = hit ? wy : q.vy; q.vz = hit ? wz : q.vz;
-        vf depth = fma(nx, q.x, fma(ny, q.y, nz * q.z)) - offset;
-        vf push = under ? vmax(-depth, (vf)0.0f) : (vf)0.0f;
-        q.x = fma(push, nx, q.x); q.y = fma(push, ny, q.y); q.z = fma(push, nz, q.z);
-        return q;
     };
     auto too_fast = [&](Node p) -> vi {
         return ~(fma(p.vx, p.vx, fma(p.vy, p.vy, p.vz * p.vz)) < 1.0e10f);
@@ -154,39 +120,72 @@ FLOATS = (
 )  # fmt: skip
 
 
-def instantiate(source: str, *, width: int, kind: int) -> str:
+class Variant(NamedTuple):
+    """What is compiled into a body.
+
+    Attributes:
+        width: lanes in a vector; 1 for the layout of a single world.
+        kind: `ForceLaw.kernel_kind`.
+        boxes: number of box colliders; the code for them is left out where there are none.
+        directed: springs pull their ends unlike.
+        ground: law of the ground.
+    """
+
+    width: int
+    kind: int
+    boxes: int
+    directed: bool
+    ground: GroundLaw
+
+    @property
+    def lanes(self) -> bool:
+        """True for worlds side by side, false for one world."""
+        return self.width > 1
+
+
+def instantiate(source: str, variant: Variant) -> str:
     """Fill the compile-time constants into a body.
 
     Args:
-        source: C++ statements with ``@W@`` and ``@KIND@``.
-        width: lanes in a vector.
-        kind: `ForceLaw.kernel_kind`.
+        source: C++ statements with ``@W@``, ``@KIND@`` and ``@DIRECTED@``.
+        variant: their values.
 
     Returns:
         C++ statements for `NativeKernel`.
     """
-    return source.replace("@W@", str(width)).replace("@KIND@", str(kind))
+    width = variant.width if variant.lanes else SINGLE_LANES
+    source = source.replace("@W@", str(width)).replace("@KIND@", str(variant.kind))
+    return source.replace("@DIRECTED@", "true" if variant.directed else "false")
+
+
+def common_source(variant: Variant) -> str:
+    """What forward and backward bodies have in common, without the layout.
+
+    Args:
+        variant: which body.
+
+    Returns:
+        C++ statements.
+    """
+    ground = ground_source(variant.ground)
+    return _COMMON + SPRING + ground + box_source(variant.boxes, per_lane=variant.lanes)
 
 
 @cache
-def forward_kernel(layout: str, width: int, kind: int, boxes: int) -> NativeKernel:
+def forward_kernel(variant: Variant) -> NativeKernel:
     """Kernel that runs all frames of one block of worlds in one launch.
 
     Args:
-        layout: ``"lanes"`` or ``"single"``.
-        width: lanes in a vector; 16 for ``"single"``.
-        kind: `ForceLaw.kernel_kind`.
-        boxes: number of box colliders; the code for them is left out where there are none.
+        variant: which body.
 
     Returns:
         The kernel; it writes the state after each frame to ``out``.
     """
-    lanes = layout == "lanes"
+    lanes = variant.lanes
     own = LANES + LANES_FORWARD if lanes else SINGLE + CONTACT + SINGLE_FORWARD
-    body = COMMON + box_source(boxes, per_lane=lanes) + own
     return NativeKernel(
-        f"spring_mass_{layout}",
-        instantiate(body, width=width, kind=kind),
+        f"spring_mass_{'lanes' if lanes else 'single'}",
+        instantiate(common_source(variant) + own, variant),
         ints=LANES_INTS if lanes else (*SINGLE_INTS, *CONTACT_INTS),
         floats=(*FLOATS, "out") if lanes else (*FLOATS, "out", "inv_mass", "fwork", "states"),
     )

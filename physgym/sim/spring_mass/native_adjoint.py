@@ -4,10 +4,6 @@ Frames are walked backwards. A frame is run again from its checkpoint, in segmen
 states are kept; the last frame of a single world is left by the forward pass where there is room.
 Then each substep is turned round: contact and drag (`update_adjoint`), springs (`spring_adjoint`),
 driven points. Springs gather exactly as forward, so nothing is atomic.
-
-For one spring with unit vector d, elongation u, force size s = A g(u) + D (dv . d) and the adjoints
-w = (force adjoint at the near end) - (at the far end):
-``as = w . d``, ``ad = s w + D as dv``, ``gap adjoint = A g'(u) as d + (ad - (ad . d) d) / L``.
 """
 
 from __future__ import annotations
@@ -16,10 +12,19 @@ import math
 from functools import cache
 
 from physgym.sim.native_kernel import NativeKernel
-from physgym.sim.spring_mass.native import COMMON, FLOATS, LANES_INTS, SINGLE_INTS, instantiate
-from physgym.sim.spring_mass.native_box import box_adjoint_source, box_source
+from physgym.sim.spring_mass.native import (
+    FLOATS,
+    LANES_INTS,
+    SINGLE_INTS,
+    Variant,
+    common_source,
+    instantiate,
+)
+from physgym.sim.spring_mass.native_box import box_adjoint_source
+from physgym.sim.spring_mass.native_ground import ground_adjoint_source
 from physgym.sim.spring_mass.native_lanes import LANES
 from physgym.sim.spring_mass.native_single import SINGLE
+from physgym.sim.spring_mass.native_spring import SPRING_ADJOINT
 
 __all__ = ["ADJOINT_FLOATS", "adjoint_kernel", "adjoint_room", "segment_length"]
 
@@ -31,48 +36,6 @@ _COMMON = """
     const bool kept_last = ci.data[11];
     struct Adjoint { vf x, y, z, vx, vy, vz; };
     struct Sums { vf decay, e, mu, box_e, box_mu; };
-    // law per coefficient, its slope in u, its derivative in the rest length
-    struct Law { vf value, slope, by_rest; };
-    auto law_adjoint = [&](vf u, vf rest) -> Law {
-        if (KIND == 1) {
-            vf strain = vabs(u) / rest;
-            vf base = 1.0f + strain;
-            vf pw = power(base, expo - 1.0f);
-            vf by_rest = -(u * expo * pw * strain / rest);
-            return Law{u * base * pw, pw * fma(strain, (vf)expo, base), by_rest};
-        }
-        if (KIND == 2) {
-            vf m = vmax(vabs(u), (vf)1.0e-6f);
-            vf pw = power(m, expo - 1.0f);
-            return Law{u * pw, vabs(u) > 1.0e-6f ? pw * expo : pw, (vf)0.0f};
-        }
-        return Law{u, (vf)1.0f, (vf)0.0f};
-    };
-    // what a spring adds to the adjoints of the far end's position and velocity
-    struct Spring { vf gx, gy, gz, ux, uy, uz, a, rest, dash; };
-    auto spring_adjoint = [&](vf dx, vf dy, vf dz, vf dvx, vf dvy, vf dvz, vf wx, vf wy, vf wz,
-                              vf a, vf rest, vf dash) -> Spring {
-        vf l2 = vmax(fma(dx, dx, fma(dy, dy, dz * dz)), (vf)1.0e-12f);
-        vf inv = rsqrt(l2);
-        vf x = dx * inv, y = dy * inv, z = dz * inv;
-        Law g = law_adjoint(l2 * inv - rest, rest);
-        vf vd = fma(dvx, x, fma(dvy, y, dvz * z));
-        vf s = fma(dash, vd, a * g.value);
-        vf as = fma(wx, x, fma(wy, y, wz * z));
-        vf av = as * dash;
-        vf slope = as * a * g.slope;
-        vf radial = slope - fma(s, as, av * vd) * inv;
-        vf si = s * inv, vi_ = av * inv;
-        Spring r;
-        r.gx = fma(x, radial, fma(si, wx, vi_ * dvx));
-        r.gy = fma(y, radial, fma(si, wy, vi_ * dvy));
-        r.gz = fma(z, radial, fma(si, wz, vi_ * dvz));
-        r.ux = av * x; r.uy = av * y; r.uz = av * z;
-        r.a = as * g.value;
-        r.rest = fma(as * a, g.by_rest, -slope);
-        r.dash = as * vd;
-        return r;
-    };
 """
 
 _UPDATE = """
@@ -82,53 +45,7 @@ _UPDATE = """
                               vf hm, vf decay, vf e, vf mu, vf& fx, vf& fy, vf& fz) {
         const Node z = boxes(Node{p.x, p.y, p.z, v1x, v1y, v1z});  // as the ground sees it
         vf bx = fma((vf)h, t.x, t.vx), by = fma((vf)h, t.y, t.vy), bz = fma((vf)h, t.z, t.vz);
-        if (ground) {
-            vf height = fma(nx, z.x, fma(ny, z.y, nz * z.z)) - offset;
-            vf vn = fma(nx, z.vx, fma(ny, z.vy, nz * z.vz));
-            vi under = fma(vn, (vf)h, height) < 0.0f;
-            if (__builtin_reduce_or(under)) {
-                vi hit = under & (vn < 0.0f);
-                vf safe = hit ? vn : (vf)-1.0f;
-                vf tx = fma(-vn, nx, z.vx), ty = fma(-vn, ny, z.vy), tz = fma(-vn, nz, z.vz);
-                vf t2 = fma(tx, tx, fma(ty, ty, tz * tz)) + 1.0e-12f;
-                vf slow = 1.0f / vmax(t2 * rsqrt(t2), (vf)1.0e-6f);
-                vf rub = mu * (1.0f + e);
-                vf keep = vmax(fma(rub * vn, slow, (vf)1.0f), (vf)0.0f);
-                vf back = -(e * vn);
-                vf wx = fma(keep, tx, back * nx), wy = fma(keep, ty, back * ny);
-                vf wz = fma(keep, tz, back * nz);
-                vf raw = -height / safe;
-                vf toi = vmin(vmax(raw, (vf)0.0f), (vf)h);
-                vf left = h - toi;
-                vf qx = hit ? fma(wx, left, fma(z.vx, toi, z.x)) : fma(z.vx, (vf)h, z.x);
-                vf qy = hit ? fma(wy, left, fma(z.vy, toi, z.y)) : fma(z.vy, (vf)h, z.y);
-                vf qz = hit ? fma(wz, left, fma(z.vz, toi, z.z)) : fma(z.vz, (vf)h, z.z);
-                vi pushed = under & (fma(nx, qx, fma(ny, qy, nz * qz)) - offset < 0.0f);
-                vf along = pushed ? fma(nx, t.x, fma(ny, t.y, nz * t.z)) : (vf)0.0f;
-                t.x = fma(-along, nx, t.x); t.y = fma(-along, ny, t.y); t.z = fma(-along, nz, t.z);
-                bx = fma((vf)h, t.x, t.vx); by = fma((vf)h, t.y, t.vy); bz = fma((vf)h, t.z, t.vz);
-                vf ax = fma(left, t.x, t.vx), ay = fma(left, t.y, t.vy), az = fma(left, t.z, t.vz);
-                vf atoi = fma(t.x, z.vx - wx, fma(t.y, z.vy - wy, t.z * (z.vz - wz)));
-                atoi = ((raw > 0.0f) & (raw < h)) ? atoi : (vf)0.0f;
-                vf akeep = fma(ax, tx, fma(ay, ty, az * tz));
-                akeep = keep > 0.0f ? akeep : (vf)0.0f;
-                vf aback = fma(ax, nx, fma(ay, ny, az * nz));
-                vf vs = vn * slow;
-                vf zero = (vf)0.0f;
-                sums.e += hit ? fma(akeep * mu, vs, -(vn * aback)) : zero;
-                sums.mu += hit ? akeep * (1.0f + e) * vs : zero;
-                vf turn = -(akeep * rub * vs * slow * slow);
-                vf ox = fma(keep, ax, turn * tx), oy = fma(keep, ay, turn * ty);
-                vf oz = fma(keep, az, turn * tz);
-                vf avn = fma(akeep * rub, slow, -(e * aback)) + atoi * height / (safe * safe);
-                avn -= fma(ox, nx, fma(oy, ny, oz * nz));
-                vf ah = hit ? -(atoi / safe) : zero;
-                bx = hit ? fma(toi, t.x, fma(avn, nx, ox)) : bx;
-                by = hit ? fma(toi, t.y, fma(avn, ny, oy)) : by;
-                bz = hit ? fma(toi, t.z, fma(avn, nz, oz)) : bz;
-                t.x = fma(ah, nx, t.x); t.y = fma(ah, ny, t.y); t.z = fma(ah, nz, t.z);
-            }
-        }
+        turn_ground(z, t, bx, by, bz, sums, e, mu);
         turn_boxes(Node{p.x, p.y, p.z, v1x, v1y, v1z}, t, bx, by, bz, sums);
         vf inv = 1.0f / decay;
         sums.decay += fma(bx, v1x, fma(by, v1y, bz * v1z)) * inv;
@@ -189,14 +106,16 @@ _LANES = """
                 const float* bj = force + (size_t)j * 3 * W;
                 Spring s = spring_adjoint(
                     q.x - p.x, q.y - p.y, q.z - p.z, q.vx - p.vx, q.vy - p.vy, q.vz - p.vz,
-                    bx - ld(bj), by - ld(bj + W), bz - ld(bj + 2 * W),
-                    value(stiffness.data, r, shared_a), value(rest.data, r, shared_l), dash_of(r));
+                    bx, by, bz, ld(bj), ld(bj + W), ld(bj + 2 * W), stiffness_of(r), far_of(r),
+                    value(rest.data, r, shared_l), dash_of(r));
                 g.x -= s.gx; g.y -= s.gy; g.z -= s.gz;
                 g.vx -= s.ux; g.vy -= s.uy; g.vz -= s.uz;
                 float* far = adj + (size_t)j * 6 * W;
                 add(far, s.gx); add(far + W, s.gy); add(far + 2 * W, s.gz);
                 add(far + 3 * W, s.ux); add(far + 4 * W, s.uy); add(far + 5 * W, s.uz);
                 add(grad_stiffness.data + (size_t)r * W, s.a);
+                if (DIRECTED)
+                    add(grad_stiffness.data + ((size_t)upper_start.data[N] + r) * W, s.a_far);
                 add(grad_rest.data + (size_t)r * W, s.rest);
                 if (dashpot_springs) add(grad_dashpot.data + (size_t)r * W, s.dash);
                 else dash_sum += s.dash;
@@ -279,8 +198,8 @@ _SINGLE = """
                 vectors(force, at, wx, wy, wz);
                 Spring s = spring_adjoint(
                     q.x - p.x, q.y - p.y, q.z - p.z, q.vx - p.vx, q.vy - p.vy, q.vz - p.vz,
-                    bx - wx, by - wy, bz - wz,
-                    ld(stiffness.data + (size_t)e * W), ld(rest.data + (size_t)e * W), dash_of(e));
+                    bx, by, bz, wx, wy, wz, stiffness_of(e), far_of(e),
+                    ld(rest.data + (size_t)e * W), dash_of(e));
                 gx += s.gx; gy += s.gy; gz += s.gz; ux += s.ux; uy += s.uy; uz += s.uz;
                 add(grad_stiffness.data + (size_t)e * W, s.a);
                 add(grad_rest.data + (size_t)e * W, s.rest);
@@ -374,25 +293,22 @@ def adjoint_room(substeps: int, segment: int, state_floats: int, velocity_floats
 
 
 @cache
-def adjoint_kernel(layout: str, width: int, kind: int, boxes: int) -> NativeKernel:
+def adjoint_kernel(variant: Variant) -> NativeKernel:
     """Kernel that walks all frames of one block of worlds backwards in one launch.
 
     Args:
-        layout: ``"lanes"`` or ``"single"``.
-        width: lanes in a vector; 16 for ``"single"``.
-        kind: `ForceLaw.kernel_kind`.
-        boxes: number of box colliders.
+        variant: which body.
 
     Returns:
         The kernel.
     """
-    lanes = layout == "lanes"
-    forward = COMMON + box_source(boxes, per_lane=lanes) + (LANES if lanes else SINGLE)
-    turned = _COMMON + box_adjoint_source(boxes) + _UPDATE + (_LANES if lanes else _SINGLE)
-    body = forward + turned + _DRIVER
+    lanes = variant.lanes
+    turned = _COMMON + SPRING_ADJOINT + ground_adjoint_source(variant.ground)
+    turned += box_adjoint_source(variant.boxes) + _UPDATE + (_LANES if lanes else _SINGLE)
+    body = common_source(variant) + (LANES if lanes else SINGLE) + turned + _DRIVER
     return NativeKernel(
-        f"spring_mass_{layout}_adjoint",
-        instantiate(body, width=width, kind=kind),
+        f"spring_mass_{'lanes' if lanes else 'single'}_adjoint",
+        instantiate(body, variant),
         ints=LANES_INTS if lanes else (*SINGLE_INTS, "driven_slot"),
         floats=ADJOINT_FLOATS,
     )

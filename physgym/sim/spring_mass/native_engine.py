@@ -15,16 +15,25 @@ import numpy as np
 import torch
 import warp as wp
 
+from physgym.sim.contact import GroundLaw
 from physgym.sim.native_kernel import NativeKernel
 from physgym.sim.rollout import Gradients, Plan
 from physgym.sim.spring_mass.blocks import Block, cut_blocks
 from physgym.sim.spring_mass.blowup import raise_blow_up, raise_overflow
 from physgym.sim.spring_mass.layout import LANES, Layout
 from physgym.sim.spring_mass.model import Coefficients, SpringMassModel
-from physgym.sim.spring_mass.native import forward_kernel
+from physgym.sim.spring_mass.native import Variant, forward_kernel
 from physgym.sim.spring_mass.native_adjoint import adjoint_kernel, adjoint_room, segment_length
 from physgym.sim.spring_mass.native_box import box_floats
 from physgym.sim.spring_mass.native_contact import contact_room, contact_scalars
+from physgym.sim.spring_mass.native_pack import (
+    SpringOrder,
+    float_scalars,
+    int_scalars,
+    of_worlds,
+    wp_floats,
+    wp_ints,
+)
 from physgym.sim.spring_mass.plain import PlainEngine
 
 __all__ = ["NativeEngine"]
@@ -60,18 +69,19 @@ class NativeEngine:
         self._states_of = 0
         self._index = {
             name: torch.as_tensor(getattr(layout, name), dtype=torch.long)
-            for name in ("upper_spring", "column_spring", "chunk_node", "spring_slot", "node_slot")
+            for name in ("chunk_node", "node_slot")
         }
+        self._order = SpringOrder(layout)
         self._ints = {
-            "driven_index": _ints(model.driven_index),
-            "upper_start": _ints(layout.upper_start),
-            "upper_node": _ints(layout.upper_node),
-            "chunk_start": _ints(layout.chunk_start),
-            "chunk_node": _ints(layout.chunk_node * 8),
-            "column_node": _ints(layout.column_node * 8),
-            "excluded_start": _ints(excluded[0]),
-            "excluded_node": _ints(excluded[1]),
-            "driven_slot": _ints(layout.node_slot[model.driven_index]),
+            "driven_index": wp_ints(model.driven_index),
+            "upper_start": wp_ints(layout.upper_start),
+            "upper_node": wp_ints(layout.upper_node),
+            "chunk_start": wp_ints(layout.chunk_start),
+            "chunk_node": wp_ints(layout.chunk_node * 8),
+            "column_node": wp_ints(layout.column_node * 8),
+            "excluded_start": wp_ints(excluded[0]),
+            "excluded_node": wp_ints(excluded[1]),
+            "driven_slot": wp_ints(layout.node_slot[model.driven_index]),
         }
 
     def forward(
@@ -100,12 +110,12 @@ class NativeEngine:
             arrays, pack = self._inputs(plan, driven.detach(), given, block)
             state = pack(torch.cat([positions[:, :1], velocities[:, :1]], dim=-1))[0]
             # The same room again: the other state buffer, or the forces.
-            arrays["work"] = _floats(torch.cat([state.flatten(), torch.zeros(state.numel())]))
+            arrays["work"] = wp_floats(torch.cat([state.flatten(), torch.zeros(state.numel())]))
             if block.width == 1:
                 self._contact_inputs(given, block, arrays, keep=room > 0)
-                arrays["states"] = _floats(self._states[:room])
+                arrays["states"] = wp_floats(self._states[:room])
             out = torch.empty(plan.frames, nodes, *((8,) if block.width == 1 else (6, block.width)))
-            arrays["out"] = _floats(out)
+            arrays["out"] = wp_floats(out)
             kernels[block.width].launch(arrays)
             stop = block.start + block.count
             if block.width == 1:
@@ -167,7 +177,7 @@ class NativeEngine:
 
         def run(block: Block) -> None:
             arrays, pack = self._inputs(plan, driven, given, block)
-            arrays["frames"] = _floats(
+            arrays["frames"] = wp_floats(
                 pack(torch.cat([positions[:, :-1], velocities[:, :-1]], dim=-1))
             )
             states = torch.cat([grad_positions, grad_velocities], dim=-1)
@@ -208,22 +218,22 @@ class NativeEngine:
             )
             sizes = {"grad_state": state, "grad_mass": nodes * lanes}
         segment = segment_length(plan.substeps, state)
-        scalars = self._int_scalars(plan, given)
-        arrays["ci"] = _ints(np.append(scalars, [segment, kept]))
+        scalars = int_scalars(self.model, self.layout, plan, given)
+        arrays["ci"] = wp_ints(np.append(scalars, [segment, kept]))
         room = adjoint_room(plan.substeps, segment, state, velocity)
         # Kept for the thread's next block: fresh pages cost as much as half the adjoint.
         work = self._states if kept else getattr(self._kept, "work", None)
         if work is None or work.numel() < room:
             work = self._kept.work = torch.zeros(room)
-        arrays["work"] = _floats(work)
+        arrays["work"] = wp_floats(work)
         sizes |= {
             "grad_driven": (plan.frames + 1) * len(self.model.driven_index) * 3 * block.width,
-            "grad_stiffness": slots,
+            "grad_stiffness": slots if single else len(given.stiffness[0]) * lanes,
             "grad_rest": slots,
             "grad_dashpot": slots if scalars[7] else 1,
             "grad_scalars": 6 * lanes,
         }
-        arrays["grad_out"] = _floats(grad_out)
+        arrays["grad_out"] = wp_floats(grad_out)
         for name, size in sizes.items():
             arrays[name] = wp.zeros(max(1, size), dtype=wp.float32, device="cpu")
 
@@ -231,7 +241,7 @@ class NativeEngine:
         self, plan: Plan, block: Block, arrays: dict[str, Any], given: Coefficients, made: Gradients
     ) -> None:
         """Write the adjoints of one block's worlds to where torch wants them."""
-        nodes, springs, lanes = self.model.node_count, self.model.spring_count, block.lanes
+        nodes, lanes = self.model.node_count, block.lanes
         own = slice(block.start, block.start + block.count)
         get = {n: wp.to_torch(arrays[n]) for n in arrays if n.startswith("grad_")}
         per_spring = bool(arrays["ci"].numpy()[7])
@@ -240,25 +250,15 @@ class NativeEngine:
             slot = self._index["node_slot"]
             state = get["grad_state"].view(-1, 6, LANES).permute(0, 2, 1).reshape(-1, 6)[slot][None]
             mass = get["grad_mass"][slot][None]
-            pick = self._index["spring_slot"]
-            by_spring = {n: get[n][pick][None] for n in ("grad_stiffness", "grad_rest")}
-            dash = (
-                get["grad_dashpot"][pick][None]
-                if per_spring
-                else 0.5 * scalars[3].sum()[None, None]
-            )
+            columns = self._order.from_single
+            dash = 0.5 * scalars[3].sum()[None, None]  # a spring is met from both of its ends
             # In the single layout a vector holds nodes, so a scalar is the sum over its lanes.
             scalars = scalars.sum(dim=1, keepdim=True)
         else:
             state = get["grad_state"].view(nodes, 6, lanes).permute(2, 0, 1)[: block.count]
             mass = get["grad_mass"].view(nodes, lanes).T[: block.count]
-            back = torch.argsort(self._index["upper_spring"])
-
-            def unpack(name: str) -> torch.Tensor:
-                return get[name].view(springs, lanes)[back].T[: block.count]
-
-            by_spring = {n: unpack(n) for n in ("grad_stiffness", "grad_rest")}
-            dash = unpack("grad_dashpot") if per_spring else scalars[3, : block.count, None]
+            columns = self._order.from_lanes
+            dash = scalars[3, : block.count, None]
             scalars = scalars[:, : block.count]
         made.position[own], made.velocity[own] = state[..., :3], state[..., 3:]
         count = len(self.model.driven_index)
@@ -266,9 +266,14 @@ class NativeEngine:
             path = get["grad_driven"].view(plan.frames + 1, count, 3, block.width)
             made.driven[own] = path[..., : block.count].permute(3, 0, 1, 2)
         to = Coefficients(*made.coefficients)
-        to.stiffness[own], to.rest_length[own] = by_spring["grad_stiffness"], by_spring["grad_rest"]
-        to.dashpot[own] = dash
-        inv_mass = _of(given.inv_mass, torch.arange(block.start, block.start + block.count))
+        fitted = [(to.stiffness, "grad_stiffness"), (to.rest_length, "grad_rest")]
+        if per_spring:
+            fitted.append((to.dashpot, "grad_dashpot"))
+        else:
+            to.dashpot[own] = dash
+        for value, name in fitted:
+            value[own] = columns(get[name], value.shape[1])[: block.count]
+        inv_mass = of_worlds(given.inv_mass, torch.arange(block.start, block.start + block.count))
         # The kernel sums acceleration adjoint times h F/m: h/m times what is wanted by h/m.
         to.inv_mass[own] = torch.where(inv_mass > 0.0, mass / inv_mass.clamp(min=1e-30), 0.0)
         to.decay[own], to.restitution[own], to.friction[own] = scalars[0], scalars[1], scalars[2]
@@ -276,12 +281,11 @@ class NativeEngine:
 
     def _compile(self, make: Callable[..., NativeKernel]) -> dict[int, NativeKernel]:
         """Kernels by width of block, made before worker threads would each compile their own."""
-        kind, boxes = self.model.law.kernel_kind, len(self.model.colliders)
+        model, ground = self.model, self.model.ground
+        law = ground.law if ground else GroundLaw.COULOMB
+        of_model = (model.law.kernel_kind, len(model.colliders), model.directed, law)
         with _COMPILING:
-            return {
-                b.width: make("single" if b.width == 1 else "lanes", b.lanes, kind, boxes)
-                for b in self.blocks
-            }
+            return {b.width: make(Variant(b.width, *of_model)) for b in self.blocks}
 
     def _map(self, run: Callable[[Block], Any]) -> list[Any]:
         if self._threads == 1 or len(self.blocks) == 1:
@@ -299,29 +303,30 @@ class NativeEngine:
         worlds = torch.arange(block.start, block.start + max(1, block.width))
         worlds = worlds.clamp(max=block.start + block.count - 1)
         arrays = dict(self._ints)
-        arrays["ci"] = _ints(self._int_scalars(plan, given))
-        arrays["cf"] = _floats(torch.tensor(self._float_scalars(plan)))
+        arrays["ci"] = wp_ints(int_scalars(self.model, self.layout, plan, given))
+        arrays["cf"] = wp_floats(torch.tensor(float_scalars(self.model, plan)))
         arrays["status"] = wp.zeros(4, dtype=wp.int32, device="cpu")
-        lay = self._single_springs if single else self._lanes_springs
-        arrays["stiffness"] = _floats(lay(given.stiffness, worlds, 0.0))
-        arrays["rest"] = _floats(lay(given.rest_length, worlds, 1.0))
+        lay = self._order.single if single else self._order.lanes
+        arrays["stiffness"] = wp_floats(lay(given.stiffness, worlds, 0.0))
+        arrays["rest"] = wp_floats(lay(given.rest_length, worlds, 1.0))
         if given.dashpot.shape[1] == 1 and self.model.spring_count != 1:
-            arrays["dashpot"] = _floats(_of(given.dashpot[:, 0], worlds))
+            arrays["dashpot"] = wp_floats(of_worlds(given.dashpot[:, 0], worlds))
         else:
             # A dashpot per spring has no shared form in the bodies.
             wide = given.dashpot.expand(max(given.dashpot.shape[0], 2), -1)
-            arrays["dashpot"] = _floats(lay(wide, worlds.clamp(max=wide.shape[0] - 1), 0.0))
+            arrays["dashpot"] = wp_floats(lay(wide, worlds.clamp(max=wide.shape[0] - 1), 0.0))
         mass = given.inv_mass * plan.substep_s
         if single:
-            mass = torch.cat([_of(mass, worlds)[0], torch.zeros(1)])[self._index["chunk_node"]]
+            padded = torch.cat([of_worlds(mass, worlds)[0], torch.zeros(1)])
+            mass = padded[self._index["chunk_node"]]
         else:
             mass = mass[0] if mass.shape[0] == 1 else mass[worlds].T
-        arrays["h_over_m"] = _floats(mass)
+        arrays["h_over_m"] = wp_floats(mass)
         for name in ("decay", "restitution", "friction"):
-            arrays[name] = _floats(_of(getattr(given, name), worlds))
-        arrays["box"] = _floats(box_floats(self.model.colliders, plan, given, worlds))
+            arrays[name] = wp_floats(of_worlds(getattr(given, name), worlds))
+        arrays["box"] = wp_floats(box_floats(self.model.colliders, plan, given, worlds))
         path = driven[worlds].permute(1, 2, 3, 0)
-        arrays["driven"] = _floats(path)
+        arrays["driven"] = wp_floats(path)
 
         def pack(states: torch.Tensor) -> torch.Tensor:
             if not single:
@@ -342,62 +347,8 @@ class NativeEngine:
         nodes, collision = self.model.node_count, self.model.self_collision
         room = contact_room(nodes, collision)
         more_ints, more_floats = contact_scalars(nodes, collision)
-        arrays["ci"] = _ints(np.concatenate([arrays["ci"].numpy(), [0], more_ints, [keep]]))
-        arrays["cf"] = _floats(torch.cat([wp.to_torch(arrays["cf"]), more_floats]))
+        arrays["ci"] = wp_ints(np.concatenate([arrays["ci"].numpy(), [0], more_ints, [keep]]))
+        arrays["cf"] = wp_floats(torch.cat([wp.to_torch(arrays["cf"]), more_floats]))
         arrays["iwork"] = wp.zeros(room["ints"], dtype=wp.int32, device="cpu")
         arrays["fwork"] = wp.zeros(room["floats"], dtype=wp.float32, device="cpu")
-        arrays["inv_mass"] = _floats(_of(given.inv_mass, torch.tensor([block.start])))
-
-    def _single_springs(
-        self, value: torch.Tensor, worlds: torch.Tensor, pad: float
-    ) -> torch.Tensor:
-        padded = torch.cat([_of(value, worlds)[0], torch.tensor([pad])])
-        return padded[self._index["column_spring"]]
-
-    def _lanes_springs(self, value: torch.Tensor, worlds: torch.Tensor, pad: float) -> torch.Tensor:
-        order = self._index["upper_spring"]
-        return value[0][order] if value.shape[0] == 1 else value[worlds][:, order].T
-
-    def _int_scalars(self, plan: Plan, given: Coefficients) -> np.ndarray:
-        model = self.model
-        return np.array(
-            [
-                model.node_count,
-                len(model.driven_index),
-                plan.frames,
-                plan.substeps,
-                given.stiffness.shape[0] == 1,
-                given.rest_length.shape[0] == 1,
-                given.inv_mass.shape[0] == 1,
-                not (given.dashpot.shape[1] == 1 and model.spring_count != 1),
-                model.ground is not None,
-                len(self.layout.chunk_node),
-            ]
-        )
-
-    def _float_scalars(self, plan: Plan) -> list[float]:
-        model, h = self.model, plan.substep_s
-        normal = model.ground.normal if model.ground else (0.0, 0.0, 1.0)
-        return [
-            h,
-            1.0 / plan.frame_dt_s if model.driven_dashpot else 0.0,
-            *(h * g for g in model.gravity_m_per_s2),
-            *normal,
-            model.ground.offset_m if model.ground else 0.0,
-            model.law_exponent,
-        ]
-
-
-def _of(value: torch.Tensor, worlds: torch.Tensor) -> torch.Tensor:
-    """Rows of a tensor whose first axis is B, or 1 for shared by all worlds."""
-    return value[worlds] if value.shape[0] > 1 else value.expand(len(worlds), *value.shape[1:])
-
-
-def _floats(tensor: torch.Tensor) -> Any:
-    flat = tensor.detach().to(torch.float32).contiguous().flatten()
-    return wp.from_torch(flat if flat.numel() else torch.zeros(1))
-
-
-def _ints(array: np.ndarray) -> Any:
-    flat = np.ascontiguousarray(array, dtype=np.int32).ravel()
-    return wp.array(flat if flat.size else np.zeros(1, np.int32), dtype=wp.int32, device="cpu")
+        arrays["inv_mass"] = wp_floats(of_worlds(given.inv_mass, torch.tensor([block.start])))

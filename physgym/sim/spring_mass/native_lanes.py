@@ -20,6 +20,9 @@ LANES = """
     auto value = [&](const float* p, int at, bool shared) -> vf {
         return shared ? (vf)p[at] : ld(p + (size_t)at * W);
     };
+    auto stiffness_of = [&](int s) -> vf { return value(stiffness.data, s, shared_a); };
+    // the coefficient of the spring's other end
+    auto far_of = [&](int s) -> vf { return stiffness_of(DIRECTED ? upper_start.data[N] + s : s); };
     auto dash_of = [&](int s) -> vf {
         return dashpot_springs ? ld(dashpot.data + (size_t)s * W) : dash_w;
     };
@@ -48,14 +51,13 @@ LANES = """
                 const int j = upper_node.data[r];
                 Node q = node_at(src + (size_t)j * 6 * W);
                 vf dx = q.x - p.x, dy = q.y - p.y, dz = q.z - p.z;
-                vf c = spring(dx, dy, dz, q.vx - p.vx, q.vy - p.vy, q.vz - p.vz,
-                              value(stiffness.data, r, shared_a), value(rest.data, r, shared_l),
-                              dash_of(r));
-                fx = fma(c, dx, fx); fy = fma(c, dy, fy); fz = fma(c, dz, fz);
+                Pull c = spring(dx, dy, dz, q.vx - p.vx, q.vy - p.vy, q.vz - p.vz, stiffness_of(r),
+                                far_of(r), value(rest.data, r, shared_l), dash_of(r));
+                fx = fma(c.near, dx, fx); fy = fma(c.near, dy, fy); fz = fma(c.near, dz, fz);
                 float* far = force + (size_t)j * 3 * W;
-                st(far, fma(-c, dx, ld(far)));
-                st(far + W, fma(-c, dy, ld(far + W)));
-                st(far + 2 * W, fma(-c, dz, ld(far + 2 * W)));
+                st(far, fma(-c.far, dx, ld(far)));
+                st(far + W, fma(-c.far, dy, ld(far + W)));
+                st(far + 2 * W, fma(-c.far, dz, ld(far + 2 * W)));
             }
             st(own, fx); st(own + W, fy); st(own + 2 * W, fz);
         }

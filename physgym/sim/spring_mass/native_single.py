@@ -79,6 +79,9 @@ SINGLE = """
         put_vector(base, at, 0, p.x, p.y, p.z);
         put_vector(base + 4, at, 0, p.vx, p.vy, p.vz);
     };
+    auto stiffness_of = [&](int e) -> vf { return ld(stiffness.data + (size_t)e * W); };
+    // the coefficient of the spring's other end
+    auto far_of = [&](int e) -> vf { return stiffness_of(DIRECTED ? chunk_start.data[C] + e : e); };
     auto dash_of = [&](int e) -> vf {
         return dashpot_springs ? ld(dashpot.data + (size_t)e * W) : dash_w;
     };
@@ -109,9 +112,10 @@ SINGLE = """
             for (int e = chunk_start.data[c]; e < stop; ++e) {
                 Node q = records(src, column_node.data + (size_t)e * W);
                 vf dx = q.x - p.x, dy = q.y - p.y, dz = q.z - p.z;
-                vf k = spring(dx, dy, dz, q.vx - p.vx, q.vy - p.vy, q.vz - p.vz,
-                              ld(stiffness.data + (size_t)e * W), ld(rest.data + (size_t)e * W),
-                              dash_of(e));
+                // the neighbour's lane finds its own force
+                const vf a = stiffness_of(e);
+                vf k = spring(dx, dy, dz, q.vx - p.vx, q.vy - p.vy, q.vz - p.vz, a, a,
+                              ld(rest.data + (size_t)e * W), dash_of(e)).near;
                 fx = fma(k, dx, fx); fy = fma(k, dy, fy); fz = fma(k, dz, fz);
             }
             p = accelerate(p, fx, fy, fz, ld(h_over_m.data + c * W), decay_w);

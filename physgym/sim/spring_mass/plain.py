@@ -58,12 +58,13 @@ class PlainEngine:
             return wp.array(array, dtype=int, device=device)
 
         self._slot = put(slot)
-        self._rows = [put(a) for a in (layout.row_start, layout.row_node, layout.row_spring)]
+        pull = layout.row_pull if model.directed else layout.row_spring
+        self._rows = [put(a) for a in (layout.row_start, layout.row_node, pull)]
         self._shape = (worlds, model.node_count)
         self._first_bad = wp.full(worlds, _NO_BLOW_UP, dtype=wp.int64, device=device)
         ground = model.ground
         self._ground = (
-            int(ground is not None),
+            0 if ground is None else 1 + ground.law.value,
             wp.vec3(*(ground.normal if ground else (0.0, 0.0, 1.0))),
             float(ground.offset_m if ground else 0.0),
         )
@@ -147,7 +148,7 @@ class PlainEngine:
             for offset in (0, 1):
                 if driven.shape[2]:
                     grad_driven[:, frame + offset] += wp.to_torch(control[offset].grad)
-        made = [wp.to_torch(a.grad) for a in given[:-1]]
+        made = [_like(wp.to_torch(a.grad), c) for a, c in zip(given[:-1], coefficients)]
         pose = torch.zeros_like(coefficients[-1])  # nobody may ask for it
         return Gradients(grad_x, grad_v, grad_driven, (*made, pose))
 
@@ -173,7 +174,7 @@ class PlainEngine:
 
     def _coefficients(self, given: Sequence[torch.Tensor], *, requires_grad: bool) -> Coefficients:
         """Warp arrays of the coefficients, with their own memory where gradients gather in them."""
-        *fitted, pose = given
+        *fitted, pose = _by_end(Coefficients(*given)) if self.model.directed else given
         made = [
             wp.from_torch(
                 c.detach().clone() if requires_grad else c.detach(), requires_grad=requires_grad
@@ -381,3 +382,17 @@ class PlainEngine:
             node,
             frame * plan.substeps + substep,
         )
+
+
+def _by_end(given: Coefficients) -> Coefficients:
+    """The same with a column for each end of a spring where there is one for each spring."""
+    dashpot = given.dashpot
+    return given._replace(
+        rest_length=torch.cat([given.rest_length] * 2, dim=1),
+        dashpot=dashpot if dashpot.shape[1] == 1 else torch.cat([dashpot] * 2, dim=1),
+    )
+
+
+def _like(grad: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Gradient of a coefficient from that of the columns that `_by_end` made of it."""
+    return grad if grad.shape == value.shape else grad.view(len(grad), 2, -1).sum(dim=1)
