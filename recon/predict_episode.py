@@ -92,7 +92,8 @@ def predict_episode(
             twin, cut, clock.dt_s, frames=tick + 1, pushers=boxes, position=nodes, velocity=speed
         )[-1].astype(np.float64)
 
-    grips, pushers, _ = handling_of(first, clock, nodes, simulate=simulate)
+    moving = bool(np.any(speed))
+    grips, pushers, _ = handling_of(first, clock, nodes, simulate=simulate, moving=moving)
     moved = simulate_gripped(
         twin,
         grips,
@@ -139,7 +140,8 @@ def _of_particles(
         return made.position[-1].astype(np.float64)
 
     nodes = np.asarray(twin.rest_position, np.float64)
-    grips, pushers, _ = handling_of(first, clock, nodes, simulate=simulate)
+    moving = bool(np.any(velocity) or np.any(spin))
+    grips, pushers, _ = handling_of(first, clock, nodes, simulate=simulate, moving=moving)
     motion = motion_of(grips=grips, frames=clock.ticks, pushers=pushers)
     points, visible = shown(twin, motion)
     at_stamps = clock.at_stamps(points).astype(np.float32)

@@ -144,9 +144,10 @@ class _Adam:
         scalars = problem.scalars(self.theta[None], [self.topology])
         given = problem.parameters(scalars, self.topology, self._offset())
         given = problem.settled(given, self.topology)
+        begin = problem.start_velocity(scalars)
         total, count = self.theta.new_zeros(()), 0
         for windows, seen in zip(self.windows, self.seen):
-            moved = problem.roll_windows(self.topology, given, rolled, windows)[:, 1:]
+            moved = problem.roll_windows(self.topology, given, rolled, windows, begin)[:, 1:]
             off = torch.where(seen.known, moved - seen.target, 0.0)
             total = total + huber(off, problem.loss).sum(dtype=torch.float64)
             far = self._gaps(moved, seen)

@@ -24,6 +24,7 @@ from recon.identify.clip import Clip, above_ground, make_clip, thinned_nodes
 from recon.identify.dense_stiffness import Descent
 from recon.identify.episode_descent import descend_episode
 from recon.identify.episode_problem import EpisodeProblem
+from recon.identify.first_motion import find_first_motion, moving_clip
 from recon.identify.least_squares import Fit, refine
 from recon.identify.network_topology import Topology
 from recon.identify.problem import cost
@@ -108,12 +109,17 @@ def identify_episode(
     clip, _, _ = make_clip(
         perception, most_nodes=config.most_nodes, stop_frame=stop, seed=config.seed
     )
+    first_motion = find_first_motion(clip)
+    if first_motion is not None:
+        clip = moving_clip(clip)
+        progress.say(f"the object moves in the first frame, {first_motion}")
     collide = config.self_collision == "on" or (
         config.self_collision == "auto" and perception.kind != "volume"
     )
     problem = EpisodeProblem(
         clip,
         mass_kg=config.mass_kg or _ASSUMED_KG,
+        first_motion=first_motion,
         self_collision=collide,
         frame_stride=2,
         substeps_per_frame=config.substeps_per_frame,
@@ -334,10 +340,13 @@ def _uncertainty(
     moved = [_scalars(problem, topology, base + row) for row in np.diag(step)]
     sigma = {}
     for name, value in at.items():
-        slope = np.array([m[name][0] - value[0] for m in moved]) / step
-        if name in parameters and np.any(slope):
-            variance = float(slope @ job.fit.covariance @ slope)
-            sigma[name] = np.array(np.sqrt(max(0.0, variance)))
+        if name not in parameters:
+            continue
+        change = np.array([m[name][0] - value[0] for m in moved]).reshape(len(step), -1)
+        slopes = (change / step[:, None]).T.copy()
+        if np.any(slopes):
+            variance = np.array([slope @ job.fit.covariance @ slope for slope in slopes])
+            sigma[name] = np.sqrt(variance.clip(0.0)).reshape(value.shape[1:])
     return sigma
 
 

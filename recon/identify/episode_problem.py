@@ -3,23 +3,21 @@
 The object's springs, its grip, its contacts and its damping are searched together; what is compared
 is every tracked node with where it was seen, and every cloud with the nearest simulated surface
 (PhysTwin, section 3.3, eq. 4). Twelve coordinates are PhysTwin's own; length exponent, grip
-stiffness, friction of pushers, the natural shape of ropes and the bending length of sheets are
-added, and a sheet's own springs are not searched for (`recon.identify.sheet_springs`).
+stiffness, friction of pushers, the natural shape of ropes, the bending length of sheets, and
+velocity and spin of what moves at the start are added, and a sheet's own springs are not searched
+for (`recon.identify.sheet_springs`).
 Shapes: Q candidates, P coordinates, T ticks, N nodes, K driven points, S springs.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
-from physgym.errors import BlowUpError, DataError
 from physgym.grip import grip_springs
 from physgym.sim.spring_mass import (
     SpringMassParameters,
@@ -27,7 +25,8 @@ from physgym.sim.spring_mass import (
 )
 from recon.identify.clip import Clip
 from recon.identify.episode_coordinates import COLLISION, coordinates_of, without
-from recon.identify.episode_rollouts import EpisodeRollouts, Rolled
+from recon.identify.episode_rollouts import EpisodeRollouts
+from recon.identify.first_motion import FirstMotion
 from recon.identify.network_topology import Topology, network_springs
 from recon.identify.problem import Loss, Prior
 from recon.identify.segments import Segment
@@ -56,6 +55,7 @@ class EpisodeProblem(EpisodeRollouts):
     Args:
         clip: the episode.
         mass_kg: mass of the whole object.
+        first_motion: how the object moves in the clip's first tick; None where it rests.
         self_collision: let nodes collide.
         frame_stride: compare every so many ticks.
         substeps_per_frame: override of the stability limit.
@@ -75,6 +75,7 @@ class EpisodeProblem(EpisodeRollouts):
         clip: Clip,
         *,
         mass_kg: float,
+        first_motion: FirstMotion | None = None,
         self_collision: bool = False,
         frame_stride: int = 1,
         substeps_per_frame: int | None = None,
@@ -83,6 +84,7 @@ class EpisodeProblem(EpisodeRollouts):
         stop: int | None = None,
     ) -> None:
         self.clip, self.self_collision = clip, self_collision
+        self.first_motion = first_motion
         self.stop = clip.stop if stop is None else stop
         self.object_count = len(clip.rest_position)
         held = [grip.position[max(grip.start, clip.first)] for grip in clip.grips]
@@ -126,6 +128,7 @@ class EpisodeProblem(EpisodeRollouts):
         return EpisodeProblem(
             self.clip,
             mass_kg=self.mass_kg,
+            first_motion=self.first_motion,
             self_collision=self.self_collision,
             frame_stride=self.stride,
             substeps_per_frame=self._substeps,
@@ -135,7 +138,9 @@ class EpisodeProblem(EpisodeRollouts):
         )
 
     def _coordinates(self) -> dict[str, tuple[float, float, float]]:
-        return coordinates_of(self.clip, super()._coordinates(), self_collision=self.self_collision)
+        usual = super()._coordinates()
+        table = coordinates_of(self.clip, usual, self_collision=self.self_collision)
+        return table | ({} if self.first_motion is None else self.first_motion.coordinates)
 
     def _prior(self) -> Prior:
         """Without reach and neighbours of a sheet's springs, which are not searched for."""
@@ -208,7 +213,8 @@ class EpisodeProblem(EpisodeRollouts):
     def scalars(self, theta: torch.Tensor, topologies: list[Topology]) -> dict[str, torch.Tensor]:
         """As `SpringNetworkProblem.scalars`, with ``grip_stiffness_ratio``; where nodes collide,
         ``collision_distance_m``, ``collision_restitution`` and ``collision_friction``; of a sheet,
-        whose stiffness is that of its membrane, ``bending_length_m``."""
+        whose stiffness is that of its membrane, ``bending_length_m``; of what moves at the start,
+        ``start_velocity_m_per_s`` and ``start_spin_rad_per_s``, shape (Q, 3)."""
         found = super().scalars(theta, topologies)
         column = dict(zip(self.global_names, theta[:, : self.global_count].unbind(1)))
         one = torch.ones_like(found["stiffness_n"])
@@ -224,6 +230,8 @@ class EpisodeProblem(EpisodeRollouts):
             ]
             share = [w[torch.as_tensor(self._membrane(t))].sum() / w.sum() for t, w in weight]
             found["stiffness_n"] = found["stiffness_n"] / torch.stack(share)
+        if self.first_motion is not None:
+            found |= self.first_motion.scalars(column)
         if "logit_straightness" in column:
             found["straightness"] = torch.sigmoid(column["logit_straightness"])
         if self.self_collision:
@@ -350,50 +358,3 @@ class EpisodeProblem(EpisodeRollouts):
     def between_m(self) -> float:
         """A cloud point between nodes is so far from the nearest whatever the motion [m]."""
         return _BETWEEN * self.spacing_m
-
-    def roll(self, theta: np.ndarray) -> Rolled:
-        """Roll out the clip under every candidate.
-
-        Args:
-            theta: shape (Q, P).
-
-        Returns:
-            Their motion from ``clip.first`` to ``stop``.
-        """
-        theta = np.asarray(theta, np.float64)
-        # Made here, since threads would each make the same ones.
-        topologies = [self.topology_of(one) for one in theta]
-        substeps = self._needed_substeps(theta, topologies)
-        made = Rolled(len(theta), self.stop - self.clip.first, len(self.rest_position))
-        alive = np.flatnonzero(substeps <= self._substeps_at_most)
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            list(pool.map(lambda q: self._roll_one(theta[q], int(substeps[q]), made, q), alive))
-        return made
-
-    def _roll_one(self, theta: np.ndarray, substeps: int, made: Rolled, place: int) -> None:
-        """One candidate by itself: its springs and its substeps are its own.
-
-        Side by side in lanes they would share the union of their springs and the largest number of
-        substeps, which costs more than the lanes gain (2.2 s of CPU against 2.9 for 24 candidates
-        of 700 nodes).
-        """
-        topology = self.topology_of(theta)
-        at = torch.as_tensor(theta[None])
-        scalars = self.scalars(at, [topology])
-        offset = torch.zeros(len(topology.edges)) if self.log_offset is None else self.log_offset
-        given = self.settled(self.parameters(scalars, topology, torch.as_tensor(offset)), topology)
-        collision = self._collision_of(scalars) if self.self_collision else None
-        position = torch.as_tensor(self.rest_position, dtype=torch.float32)[None]
-        velocity = torch.zeros_like(position)
-        try:
-            for stretch in self.stretches():
-                rolled = self.roll_stretch(
-                    topology.edges, given, position, velocity, stretch, substeps, collision
-                )
-                span = slice(stretch[0] - self.clip.first, stretch[1] + 1 - self.clip.first)
-                made.position[place, span] = rolled.position[0].numpy()
-                made.velocity[place, span] = rolled.velocity[0].numpy()
-                position, velocity = rolled.position[:, -1], rolled.velocity[:, -1]
-        except (BlowUpError, DataError):
-            # Data errors: more colliding neighbours than a list holds, which is a crumpled ball.
-            made.position[place] = np.nan

@@ -49,6 +49,7 @@ def handling_of(
     nodes: np.ndarray,
     *,
     simulate: Simulate | None = None,
+    moving: bool = False,
     count: int = 30,
 ) -> Handling:
     """What holds and what pushes the object, told from where it lies in the first frame.
@@ -62,6 +63,7 @@ def handling_of(
         nodes: the object in the first frame [m], shape (N, 3).
         simulate: from grips, pushers and a tick to the nodes at that tick (N, 3); None where nobody
             can say.
+        moving: the object moves in the first frame: a gripper that closes later finds it elsewhere.
         count: most driven points of one grip.
 
     Returns:
@@ -72,7 +74,8 @@ def handling_of(
     moved_from = 0 if grips else clock.ticks  # tick from which the object is elsewhere
     for gripper, (start, stop) in _closings(perception, clock):
         there = nodes
-        if start > moved_from + round(_STILL_S / clock.dt_s) and gripper.jaws:
+        elsewhere = moving or start > moved_from + round(_STILL_S / clock.dt_s)
+        if start > 0 and elsewhere and gripper.jaws:
             if simulate is None:
                 return Handling(grips, pushers, start)
             there = simulate(grips, pushers, start)

@@ -289,3 +289,7 @@ def test_a_second_grip_ends_what_is_learned_but_not_what_is_predicted(lifted):
     assert asked == [(1, 0, 18)]
     assert [(g.start, g.stop) for g in grips] == [(5, 12), (18, FRAMES)]
     assert (pushers, until) == ([], FRAMES)
+    # Of what moves from the start, the first grip too must be asked for.
+    asked.clear()
+    handling_of(again, clock, nodes, simulate=simulate, moving=True)
+    assert asked == [(0, 0, 5), (1, 0, 18)]
