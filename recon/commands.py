@@ -66,8 +66,13 @@ class Reconstruct(SpringGausFlags):
     """Mass of the object without its driven points [kg]. The motion does not tell it: when not
     given it is the recording's own note, else 0.1 kg (1 g a point for tracks)."""
     ground: float | None = None
-    """Of tracks, and of mosa on images without depth: height of a level ground that the object
-    touches [m]; none when not given. Episodes with depth find their table."""
+    """Of tracks, and of episodes without depth: height of a level ground that the object touches
+    [m]; none when not given. Episodes with depth find their table."""
+    click: tuple[str, ...] = ()
+    """Of an episode without recorded masks: where the object is in a camera's first image, as
+    CAMERA:U,V; all clicks follow one flag."""
+    box: tuple[str, ...] = ()
+    """Likewise around the object: --box cam0:90,5,210,160 cam1:100,0,220,158"""
     nodes: int = 700
     """Of an episode: nodes of the network at most (spring-gaus: 400); time grows with it."""
     self_collision: Literal["auto", "on", "off"] = "auto"
@@ -132,7 +137,7 @@ class Reconstruct(SpringGausFlags):
         from recon.identify.progress import Progress, RichProgress
         from recon.reconstruct import ReconstructConfig, reconstruct_episode
 
-        grounded = self.ground is not None and self.method != "mosa"
+        grounded = self.ground is not None and self.method == "phystwin"
         if self.kind == "network" or self.residual or grounded:
             raise DataError(
                 "--kind network, --residual and --ground are for tracks",
@@ -147,6 +152,8 @@ class Reconstruct(SpringGausFlags):
             heterogeneity=self.heterogeneity,
             losses=_named(self.losses),
             ground_m=self.ground,
+            click=self.click,
+            box=self.box,
             budget=self.budget,
             kind=self.kind,
             mass_kg=self.mass,

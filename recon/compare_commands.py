@@ -17,13 +17,16 @@ __all__ = ["Compare"]
 class Compare:
     """Let every method learn from the start of an episode and predict the rest of it.
 
+    Without depth, spring-gaus and mosa learn from the images of several cameras: say where the
+    ground is (--ground) and, where no masks were recorded, where the object is (--box).
+
     Each method runs in a process of its own: its memory is its own, and one that crashes or refuses
     the episode is a row with the reason. Figures come with those of a frozen and a rigid object;
     FOLDER/report.html shows recording and twins side by side. Ctrl-C keeps what is done.
     """
 
     source: Annotated[Path, tyro.conf.Positional]
-    """An episode of RGB-D cameras: a rosbag2 folder, a PhysTwin case, a folder of images."""
+    """An episode of cameras: a rosbag2 folder, a PhysTwin case, a folder of images."""
     methods: str = "phystwin,spring-gaus,mosa"
     """Which, separated by commas."""
     json: Path | None = None
@@ -48,6 +51,14 @@ class Compare:
     """Points of a cloud in EMD, at most 2000: time grows with the cube."""
     seed: int = 0
     """Of all random numbers."""
+    ground: float | None = None
+    """Of a recording without depth: height of the level ground that the object may land on [m]."""
+    click: tuple[str, ...] = ()
+    """Of a recording without depth and masks: CAMERA:U,V, a pixel of the object in the camera's
+    first image; several of one camera belong together."""
+    box: tuple[str, ...] = ()
+    """The same, and usually better: CAMERA:LEFT,TOP,RIGHT,BOTTOM around it. Every camera needs one
+    or the other; all follow one flag: --box cam0:90,5,210,160 cam1:100,0,220,158"""
     calibration: Path | None = None
     """File with T_world_cam of the cameras, in place of the recording's own."""
     report: bool = True
@@ -83,6 +94,9 @@ class Compare:
                 emd_points=self.emd_points,
                 seed=self.seed,
                 calibration=None if self.calibration is None else str(self.calibration.absolute()),
+                ground_m=self.ground,
+                click=self.click,
+                box=self.box,
                 report=self.report,
                 resume=self.resume,
             ),

@@ -134,12 +134,13 @@ class Play:
         """What is known of an episode: what a prediction needs, or what lies beside it."""
         from recon.importers import phystwin_final
         from recon.perception.perceive_config import PerceiveConfig
-        from recon.perception.perceive_episode import cache_path, cached_perception
+        from recon.perception.perceive_episode import cache_path
         from recon.perception.result import Perception
+        from recon.score_source import known_perception
 
         if twin is not None or phystwin_final.matches(source):
             config = PerceiveConfig() if twin is None else PerceiveConfig(kind=twin.kind)
-            return cached_perception(source, config, calibration=self.calibration)
+            return known_perception(source, config, calibration=self.calibration)
         beside = cache_path(source)
         return Perception.load(beside) if beside.is_file() else None
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from recon.identify.mosa_config import MosaConfig
     from recon.identify.progress import Progress
     from recon.identify.spring_gaus_config import SpringGausConfig
+    from recon.perception.perceive_config import PerceiveConfig
     from recon.perception.result import Perception
     from recon.splats.posed_images import PosedImages
     from recon.splats.video import PosedVideo
@@ -48,7 +49,10 @@ class ReconstructConfig:
         heterogeneity: of mosa: learn how stiffness varies over the body.
         losses: of mosa: terms of the last stage's loss (`MotionWeights`); all that the recording
             has when empty, but for image, mask and flow where there is depth.
-        ground_m: of mosa without depth: height of a level ground [m].
+        ground_m: without depth: height of a level ground [m].
+        click: where the object is in the first images, where no masks are recorded; each
+            CAMERA:U,V.
+        box: likewise; each CAMERA:LEFT,TOP,RIGHT,BOTTOM.
         budget: how long to search.
         kind: what the object is; ``auto`` looks at the first frame.
         mass_kg: of the object; that of the recording's metadata when None, else 0.1 kg.
@@ -69,6 +73,8 @@ class ReconstructConfig:
     heterogeneity: bool = True
     losses: tuple[str, ...] = ()
     ground_m: float | None = None
+    click: tuple[str, ...] = ()
+    box: tuple[str, ...] = ()
     budget: Literal["quick", "full"] = "quick"
     kind: Literal["auto", "volume", "sheet", "rope"] = "auto"
     mass_kg: float | None = None
@@ -93,9 +99,10 @@ def is_episode(source: Path) -> bool:
         images.
     """
     from recon.importers.phystwin_final import matches
+    from recon.score_source import needs_conversion
 
     source = source.expanduser()
-    if matches(source):
+    if matches(source) or needs_conversion(source):
         return True
     if source.is_file():
         return source.suffix in _BAG_SUFFIXES
@@ -136,19 +143,19 @@ def reconstruct_episode(
     """
     from recon.identify.progress import Progress as Silent
     from recon.perception.perceive_config import PerceiveConfig
-    from recon.reconstruct_video import has_depth, reconstruct_film
+    from recon.reconstruct_video import VIDEO_METHODS, has_depth, reconstruct_film
 
     config, progress = config or ReconstructConfig(), progress or Silent()
     check_place(out)
     begun = time.monotonic()
     with ExitStack() as stack:
         source = _as_bag(Path(episode).expanduser(), out, stack)
-        if config.method == "mosa" and not has_depth(source, config):
-            return reconstruct_film(source, out, config, progress=progress)
+        if config.method in VIDEO_METHODS and not has_depth(source, config):
+            return reconstruct_film(source, out, config, progress=progress, settings=settings)
         perception, notes = _perceived(
             source,
             PerceiveConfig(kind=config.kind, robot_model=str(config.robot or "")),
-            config.calibration,
+            config,
             progress,
         )
         video = _video(source, perception, config) if _draws(config) else None
@@ -334,9 +341,9 @@ def check_place(out: Path) -> None:
 def _as_bag(source: Path, out: Path, stack: ExitStack) -> Path:
     """The recording as a bag; other layouts are converted into a folder that goes away."""
     from recon.importers import convert_episode
-    from recon.importers.phystwin_final import matches
+    from recon.score_source import needs_conversion
 
-    if source.is_dir() and (source / "color").is_dir() and not matches(source):
+    if needs_conversion(source):
         out.parent.mkdir(parents=True, exist_ok=True)
         room = stack.enter_context(TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.bag-"))
         return convert_episode(source, Path(room) / source.name)
@@ -344,10 +351,11 @@ def _as_bag(source: Path, out: Path, stack: ExitStack) -> Path:
 
 
 def _perceived(
-    source: Path, config: Any, calibration: Path | None, progress: Progress
+    source: Path, asked: PerceiveConfig, config: ReconstructConfig, progress: Progress
 ) -> tuple[Perception, dict[str, Any]]:
     from recon.episode_files import bag_folder, read_sidecar
     from recon.perception.perceive_episode import cached_perception
+    from recon.score_source import prompts_of
 
     with progress.stage("perceive", 100) as tick:
         done = [0]
@@ -356,7 +364,13 @@ def _perceived(
             done[0] = max(done[0], round(100 * share))
             tick(done[0], 0.0)
 
-        found = cached_perception(source, config, calibration=calibration, on_progress=note)
+        found = cached_perception(
+            source,
+            asked,
+            prompts=prompts_of(config.click, config.box) or None,
+            calibration=config.calibration,
+            on_progress=note,
+        )
     return found, read_sidecar(bag_folder(source)).get("metadata", {})
 
 

@@ -1,4 +1,4 @@
-"""From a recording without depth to a continuum twin: `physgym reconstruct --method mosa`.
+"""From a recording without depth to a twin: what `physgym reconstruct` does with images alone.
 
 Shapes: T frames, C cameras, H W image.
 """
@@ -6,40 +6,37 @@ Shapes: T frames, C cameras, H W image.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shutil
 import sys
 import time
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from physgym.errors import DataError
+from recon.perceive_video import cached_video_perception, records_depth
+from recon.score_source import prompts_of
 
 if TYPE_CHECKING:
+    from physgym.run_folder import RunFolder
     from physgym.twin import Twin
-    from recon.episode import Episode
     from recon.identify.mosa_config import MosaConfig
     from recon.identify.progress import Progress
-    from recon.perception.lift import View
-    from recon.perception.prompt import Prompt
+    from recon.identify.spring_gaus_config import SpringGausConfig
+    from recon.identify.video_scene import VideoScene
+    from recon.perception.result import Perception
     from recon.reconstruct import ReconstructConfig
     from recon.splats.video import PosedVideo
 
-__all__ = [
-    "RecordedVideo",
-    "VideoJob",
-    "has_depth",
-    "mosa_fit",
-    "reconstruct_film",
-    "recorded_video",
-]
+__all__ = ["VIDEO_METHODS", "VideoJob", "has_depth", "mosa_fit", "reconstruct_film", "video_scene"]
 
-_GRAVITY = (0.0, 0.0, -9.81)
+VIDEO_METHODS = ("spring-gaus", "mosa")
+"""Methods that need no depth."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +46,7 @@ class VideoJob:
     config: str
     ground_m: float | None
     source_sha256: str
+    masks_sha256: str
 
 
 def has_depth(source: Path, config: ReconstructConfig) -> bool:
@@ -65,20 +63,7 @@ def has_depth(source: Path, config: ReconstructConfig) -> bool:
         DataError: if the recording cannot be opened, or the height of the ground is given though
             depth tells it.
     """
-    from recon.episode import Episode
-    from recon.importers.phystwin_final import matches
-
-    found = matches(source)
-    if not found:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # whoever reads the images says what is wrong
-            episode = Episode.open(source, calibration=config.calibration)
-        with episode:
-            found = any(
-                episode.frame(camera, 0).depth_m is not None
-                for camera in episode.cameras
-                if episode.frame_count(camera)
-            )
+    found = records_depth(source, calibration=config.calibration)
     if found and config.ground_m is not None:
         raise DataError(
             f"{config.ground_m} m for a recording with depth",
@@ -89,69 +74,35 @@ def has_depth(source: Path, config: ReconstructConfig) -> bool:
     return found
 
 
-@dataclass(frozen=True, eq=False)
-class RecordedVideo:
-    """A recording's images, and what of the recording they do not tell.
-
-    Attributes:
-        video: all frames, cut to the object.
-        gravity: [m/s^2].
-        mass_kg: that the recording notes, or None.
-        source_sha256: of its files.
-    """
-
-    video: PosedVideo
-    gravity: tuple[float, float, float]
-    mass_kg: float | None
-    source_sha256: str
-
-
-def recorded_video(source: Path, *, calibration: Path | None = None) -> RecordedVideo:
-    """The images of a recording; no depth is needed.
-
-    Masks are the recorded ones (label ``object``); a camera that has only the first one has it
-    carried on by flow and colour.
+def video_scene(perception: Perception, video: PosedVideo) -> VideoScene:
+    """World and clock of a recording without depth.
 
     Args:
-        source: a bag.
-        calibration: as in `recon.episode.Episode.open`.
+        perception: of it (`recon.perceive_video`).
+        video: some of its frames.
 
     Returns:
-        The video.
-
-    Raises:
-        DataError: if the recording cannot be opened, or a camera has no pose or no mask.
+        The scene; its body is the visual hull, and nothing holds or pushes it.
     """
-    from recon.episode import Episode
-    from recon.episode_files import bag_folder
-    from recon.perception.episode_views import episode_views
-    from recon.perception.perceive_episode import episode_fingerprint, recorded_gravity
-    from recon.perception.recorded import recorded_masks
-    from recon.splats.video import make_video
+    from recon.identify.clip import ground_of
+    from recon.identify.even_clock import even_clock
+    from recon.identify.video_scene import VideoScene
 
-    with Episode.open(source, calibration=calibration) as episode:
-        _check_free(episode)
-        sets = episode.synchronized()
-        views = episode_views(episode, sets.cameras, sets.index)
-        recorded = recorded_masks(episode, sets.cameras, sets.index)
-        whole = recorded.objects or [None] * len(views)
-        masks = [
-            _masks(episode.name, view, own, recorded.prompts)
-            for view, own in zip(views, whole, strict=True)
-        ]
-        video = make_video(
-            [view.rgb for view in views],
-            masks,
-            [view.camera for view in views],
-            sets.stamp_s,
-            hidden=recorded.blocked,
-            name=episode.name,
-        )
-        gravity = recorded_gravity(episode) or _GRAVITY
-        about = episode.metadata.get("object")
-    mass = about.get("mass_kg") if isinstance(about, dict) else None
-    known = float(mass) if isinstance(mass, (int, float)) and mass > 0 else None
-    return RecordedVideo(video, gravity, known, episode_fingerprint(bag_folder(source)))
+    clock = even_clock(perception.time_s)
+    x, y, z = (float(part) for part in perception.tracks.gravity)
+    plain = VideoScene.plain(
+        video, gravity=(x, y, z), ground=ground_of(perception), kind=perception.kind
+    )
+    rest = np.asarray(perception.tracks.rest_position, np.float64)
+    return dataclasses.replace(
+        plain,
+        surface=rest[: perception.surface_count],
+        inside=rest[perception.surface_count :],
+        clock=clock,
+        tick=clock.tick[video.index],
+        source_sha256=perception.tracks.source_sha256,
+        recorded_frames=len(perception.time_s),
+    )
 
 
 def mosa_fit(config: ReconstructConfig, mass_kg: float | None) -> MosaConfig:
@@ -181,15 +132,23 @@ def mosa_fit(config: ReconstructConfig, mass_kg: float | None) -> MosaConfig:
 
 
 def reconstruct_film(
-    source: Path, out: Path, config: ReconstructConfig, *, progress: Progress
+    source: Path,
+    out: Path,
+    config: ReconstructConfig,
+    *,
+    progress: Progress,
+    settings: Mapping[str, Any] | None = None,
+    perception: Perception | None = None,
 ) -> Twin:
-    """Make a continuum twin of a recording without depth: identify, save, score, save again.
+    """Make a twin of a recording without depth: identify, save, score, save again.
 
     Args:
         source: a bag whose cameras measured no depth.
         out: where the twin goes; ``OUT.run`` keeps what a run that is cut off goes on with.
         config: how; ``ground_m`` must tell of a ground: images alone do not.
         progress: told about every step.
+        settings: fields of the method's own configuration that ``config`` has no word for.
+        perception: of the recording (`recon.perceive_video`); made or read when None.
 
     Returns:
         The twin, with metrics of its own recording.
@@ -198,41 +157,43 @@ def reconstruct_film(
         PhysGymError: if the recording cannot be used.
     """
     from physgym.run_folder import RunFolder
-    from physgym.sim.contact import GroundPlane
-    from recon.identify.mosa_video import begun, identify_film
-    from recon.identify.video_scene import VideoScene
+    from recon.identify.mosa_video import begun
     from recon.score_video import score_video
+    from recon.splats.video import posed_video
+    from recon.video_fall import above_landing
 
-    if config.kind not in ("auto", "volume"):
-        raise DataError(
-            f"--kind {config.kind} with --method mosa",
-            where="reconstruct",
-            expected="--kind auto or volume: particles need several layers",
-            fix="use --method phystwin with depth for sheets and ropes",
+    _check_method(config)
+    started, fit = time.monotonic(), _fit_of(config, settings or {})
+    if perception is None:
+        perception = cached_video_perception(
+            source,
+            ground_m=config.ground_m,
+            kind=config.kind,
+            prompts=prompts_of(config.click, config.box),
+            calibration=config.calibration,
         )
-    started, fit = time.monotonic(), mosa_fit(config, config.mass_kg)
-    recorded = recorded_video(source, calibration=config.calibration)
-    fit = dataclasses.replace(fit, mass_kg=fit.mass_kg or recorded.mass_kg)
-    whole = recorded.video
-    ground = None if config.ground_m is None else GroundPlane(offset_m=config.ground_m)
-    scene = VideoScene.plain(whole, gravity=recorded.gravity, ground=ground)
-    scene = dataclasses.replace(
-        scene, source_sha256=recorded.source_sha256, recorded_frames=scene.clock.ticks
-    )
-    stop = max(3, round(config.train_share * scene.clock.ticks))
-    count = int(np.searchsorted(scene.tick, stop))
+    _check_free(perception, config.method)
+    fit = dataclasses.replace(fit, mass_kg=fit.mass_kg or _noted_mass(source))
+    whole = posed_video(source, perception, calibration=config.calibration)
+    scene = video_scene(perception, whole)
+    perceived_s = time.monotonic() - started
+    stop = max(3, round(config.train_share * len(perception.time_s)))
+    count = int(np.searchsorted(whole.index, stop))
     learned = dataclasses.replace(scene, tick=scene.tick[:count])
+    learned = above_landing(learned, whole.first(count))
     folder = out.with_name(out.name + ".run")
-    job = VideoJob(json.dumps(dataclasses.asdict(fit)), config.ground_m, recorded.source_sha256)
+    job = _job_of(fit, config, perception)
     resume = config.resume or not (folder / "config.yaml").is_file()
     run, finished = RunFolder(folder, job, resume=resume), False
     try:
         with run:
-            twin = identify_film(
-                whole.first(count), learned, fit, name=out.name, progress=progress, run=run
-            )
-        seconds = {"identify_s": time.monotonic() - started}
-        notes = {"command": " ".join(sys.argv[1:]), "seconds": seconds, "source": str(source)}
+            twin = _identified(whole.first(count), learned, fit, out.name, progress, run)
+        spent_s = time.monotonic() - started - perceived_s
+        notes = {
+            "command": " ".join(sys.argv[1:]),
+            "seconds": {"perceive_s": perceived_s, "identify_s": spent_s},
+            "source": str(source),
+        }
         twin = twin.replace(provenance={**twin.provenance, **notes})
         twin.save(out)
         finished = not twin.provenance["stopped_early"]
@@ -244,31 +205,87 @@ def reconstruct_film(
     return twin
 
 
-def _check_free(episode: Episode) -> None:
-    moved = [f"gripper {n}" for n in episode.grippers] + [f"plate {n}" for n in episode.plates]
+def _check_method(config: ReconstructConfig) -> None:
+    if config.method not in VIDEO_METHODS:
+        raise DataError(
+            f"{config.method} fits points that depth images tell, and the recording has no depth",
+            where=f"--method {config.method}",
+            expected=f"depth, or --method {' or '.join(VIDEO_METHODS)}",
+            fix="use another method, or record depth too",
+        )
+    if config.method == "mosa" and config.kind not in ("auto", "volume"):
+        raise DataError(
+            f"--kind {config.kind} with --method mosa",
+            where="reconstruct",
+            expected="--kind auto or volume: particles need several layers",
+            fix="use --method phystwin with depth for sheets and ropes",
+        )
+
+
+def _fit_of(
+    config: ReconstructConfig, settings: Mapping[str, Any]
+) -> MosaConfig | SpringGausConfig:
+    from recon.identify.spring_gaus_config import SpringGausConfig
+
+    if config.method == "mosa":
+        return dataclasses.replace(mosa_fit(config, config.mass_kg), **settings)
+    fit = SpringGausConfig(
+        budget=config.budget,
+        seed=config.seed,
+        mass_kg=config.mass_kg,
+        anchors=min(config.nodes, SpringGausConfig.anchors),
+    )
+    return dataclasses.replace(fit, **settings)
+
+
+def _identified(
+    video: PosedVideo,
+    scene: VideoScene,
+    fit: MosaConfig | SpringGausConfig,
+    name: str,
+    progress: Progress,
+    run: RunFolder,
+) -> Twin:
+    from recon.identify.mosa_config import MosaConfig
+
+    if isinstance(fit, MosaConfig):
+        from recon.identify.mosa_video import identify_film
+
+        return identify_film(video, scene, fit, name=name, progress=progress, run=run)
+    from recon.identify.spring_gaus import identify_video
+
+    return identify_video(video, scene, fit, name=name, progress=progress, run=run)
+
+
+def _job_of(
+    fit: MosaConfig | SpringGausConfig, config: ReconstructConfig, perception: Perception
+) -> VideoJob:
+    assert perception.masks is not None  # `perceive_video` keeps them
+    return VideoJob(
+        json.dumps(dataclasses.asdict(fit)),
+        config.ground_m,
+        perception.tracks.source_sha256,
+        hashlib.sha256(perception.masks.tobytes()).hexdigest(),
+    )
+
+
+def _check_free(perception: Perception, method: str) -> None:
+    jaws = [one.jaws for one in perception.grippers]
+    moved = [f"gripper {n}" for n in range(jaws.count(True))]
+    moved += [f"plate {n}" for n in range(jaws.count(False))]
     if moved:
         raise DataError(
             f"{', '.join(moved)} and no depth",
-            where=f"{episode.name}: --method mosa from images",
+            where=f"{perception.name}: --method {method} from images",
             expected="a body that nothing holds or pushes",
-            fix="record depth too (--method mosa then knows grips and pushers)",
+            fix="record depth too: the methods then know grips and pushers",
         )
 
 
-def _masks(
-    name: str, view: View, known: Sequence[np.ndarray] | None, prompts: Mapping[str, Prompt]
-) -> Sequence[np.ndarray]:
-    """Masks of a camera, as recorded or carried on from the first."""
-    from recon.perception.segment import FlowSegmenter
+def _noted_mass(source: Path) -> float | None:
+    """The object's mass where the recording notes it [kg]."""
+    from recon.episode_files import bag_folder, read_sidecar
 
-    if known is not None:
-        return known
-    prompt = prompts.get(view.camera.name)
-    if prompt is None or prompt.mask is None:
-        raise DataError(
-            f"no mask of the object is recorded for {view.camera.name}, and no depth to find it by",
-            where=f"{name}: --method mosa from images",
-            expected="masks with the label 'object', of the first frame at least, in every camera",
-            fix="record masks (physgym record), or depth",
-        )
-    return FlowSegmenter(view.camera).propagate(view.rgb, view.depth_m, prompt.mask)
+    about = read_sidecar(bag_folder(source)).get("metadata", {}).get("object")
+    mass = about.get("mass_kg") if isinstance(about, dict) else None
+    return float(mass) if isinstance(mass, (int, float)) and mass > 0 else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,17 +22,9 @@ if TYPE_CHECKING:
     from recon.perception.prompt import Prompt
     from recon.perception.result import Perception
     from recon.predict_episode import Prediction
-    from recon.score_report import Strip
-    from recon.tracks import Tracks
+    from recon.score_source import Evidence
 
-__all__ = [
-    "Score",
-    "ScoredEpisode",
-    "known_perception",
-    "print_scores",
-    "prompts_from_clicks",
-    "score_recording",
-]
+__all__ = ["Score", "ScoredEpisode", "print_scores", "score_recording"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,12 +37,14 @@ class ScoredEpisode:
         strip: pictures of it, where they were asked for.
         images: of the report, how the twin looks beside the recording; None where it was not drawn.
         prediction: what was scored.
+        has_truth: whether the recording knows the true motion.
     """
 
     score: dict[str, Any]
     strip: Figure | None
     images: Section | None = None
     prediction: Prediction | None = None
+    has_truth: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,7 +59,8 @@ class Score:
     twin: Annotated[Path, tyro.conf.Positional]
     """Twin folder."""
     episodes: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Recordings of the object."""
+    """Recordings of the object, of any layout that `reconstruct` takes. Without depth, masks and
+    images alone are compared."""
     json: Path | None = None
     """Where the figures go, frame by frame, in metres."""
     report: Path | None = None
@@ -75,6 +70,9 @@ class Score:
     click: tuple[str, ...] = ()
     """Where the object is in the first image, as CAMERA:U,V in pixels; for what does not stand out
     from the table, and was not perceived before."""
+    box: tuple[str, ...] = ()
+    """The same as CAMERA:LEFT,TOP,RIGHT,BOTTOM around it; without depth every camera needs one, or
+    recorded masks."""
 
     def run(self) -> int:
         """Perceive, predict, score, print.
@@ -89,17 +87,23 @@ class Score:
         from recon.identify.progress import RichProgress
         from recon.score_episode import write_scores
         from recon.score_report import write_report
+        from recon.score_source import as_bag, prompts_of
+        from recon.splats.perceptual import load_lpips
 
         self._check_places()
-        prompts = prompts_from_clicks(self.click)
+        prompts = prompts_of(self.click, self.box)
+        load_lpips()  # a file that cannot be used is refused now
         twin, progress = Twin.load(self.twin), RichProgress()
         scored = []
         for path in self.episodes:
             progress.say(f"{path}: perceive, predict, score")
             pictures = self.report is not None
-            scored.append(
-                score_recording(twin, path, prompts=prompts, pictures=pictures, images=self.images)
-            )
+            with as_bag(path) as bag:
+                scored.append(
+                    score_recording(
+                        twin, bag, prompts=prompts, pictures=pictures, images=self.images
+                    )
+                )
         scores = [one.score for one in scored]
         if self.json is not None:
             write_scores(self.json, scores, twin=twin.name, about=twin.provenance)
@@ -131,13 +135,14 @@ def score_recording(
     pictures: bool = False,
     images: bool = False,
     train_stop: int | None = None,
+    perception: Perception | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> ScoredEpisode:
     """Perceive a recording (or take what was perceived before), predict it and score that.
 
     Args:
         twin: of the object.
-        path: the recording.
+        path: the recording, a bag or a processed PhysTwin case.
         config: of perception.
         prompts: by camera name. With neither, what was perceived of this recording before is taken
             as it is, so that a twin is scored on what it was fitted on.
@@ -145,34 +150,33 @@ def score_recording(
         images: also draw the twin into the cameras, where it has an appearance and the recording
             masks; the score has ``images`` then (`recon.render_episode`).
         train_stop: where the frames that were fitted on end; None takes the twin's word for it.
+        perception: of the recording, where the caller has it.
         say: told each stage.
 
     Returns:
-        The score.
+        The score; its ``not_measured`` says why measures are missing.
 
     Raises:
         PhysGymError: if the recording is wrong or does not fit the twin.
     """
     import time
 
-    from recon.importers.phystwin_final import matches
-    from recon.perception.perceive_config import PerceiveConfig
     from recon.predict_episode import predict_episode
     from recon.score_episode import score_prediction, train_stop_of
     from recon.score_report import picture_strip
+    from recon.score_source import evidence_of
 
     marks = [time.perf_counter()]
     say("perceive")
-    if config is None and matches(path):
-        config = PerceiveConfig(kind=twin.kind)  # a case is read anew, so that nothing else tells
-    perception = known_perception(path, config, prompts)
+    if perception is None:
+        perception = _perceived(twin, path, config, prompts)
     marks.append(time.perf_counter())
     say("predict")
     prediction = predict_episode(twin, perception)
     marks.append(time.perf_counter())
     say("score")
     stop = train_stop_of(twin.provenance, perception) if train_stop is None else train_stop
-    evidence = _evidence(path, perception, pictures=pictures)
+    evidence = evidence_of(path, perception, pictures=pictures)
     score = score_prediction(
         perception,
         prediction.points,
@@ -186,6 +190,7 @@ def score_recording(
     if images and twin.splats is not None and perception.masks is not None:
         say("draw")
         looks = _drawn(twin, path, perception, prediction.points, evidence, score, pictures)
+    score["not_measured"] = _missing(score, perception, evidence, images)
     marks.append(time.perf_counter())
     stages = ("perceive", "predict", "score", "draw")
     score["seconds_of"] = {name: b - a for name, a, b in zip(stages, marks[:-1], marks[1:])}
@@ -193,7 +198,41 @@ def score_recording(
     if evidence.strip is not None:
         shell = prediction.points[:, prediction.visible_surface]
         picture = picture_strip(evidence.strip, perception.time_s, shell, stop)
-    return ScoredEpisode(score, picture, looks, prediction)
+    return ScoredEpisode(score, picture, looks, prediction, evidence.truth is not None)
+
+
+def _perceived(
+    twin: Twin,
+    path: Path,
+    config: PerceiveConfig | None,
+    prompts: Mapping[str, Prompt] | None,
+) -> Perception:
+    from recon.importers.phystwin_final import matches
+    from recon.perception.perceive_config import PerceiveConfig as Config
+    from recon.score_source import known_perception
+
+    if config is None and matches(path):
+        config = Config(kind=twin.kind)  # a case is read anew, so that nothing else tells
+    # Where nothing else tells, the ground is as high as where the twin was made.
+    ground = twin.parameters.get("ground_offset_m")
+    ground_m = None if ground is None else float(ground)
+    return known_perception(path, config, prompts, ground_m=ground_m)
+
+
+def _missing(
+    score: Mapping[str, Any], perception: Perception, evidence: Evidence, images: bool
+) -> list[str]:
+    """Why the tables lack measures."""
+    from recon.image_report import IMAGE_COLUMNS
+    from recon.score_report import COLUMNS, shown_columns
+    from recon.unmeasured import reasons, sentences
+
+    titles = {**COLUMNS, **{f"image_{key}": title for key, title in IMAGE_COLUMNS.items()}}
+    lost = [key for key in COLUMNS if key not in shown_columns([score])]
+    if images and "images" not in score:
+        lost += [key for key in titles if key.startswith("image_")]
+    why = reasons(perception, lost, truth=evidence.truth is not None, appearance=False)
+    return sentences(why, titles)
 
 
 def _drawn(
@@ -201,7 +240,7 @@ def _drawn(
     path: Path,
     perception: Perception,
     points: np.ndarray,
-    evidence: _Evidence,
+    evidence: Evidence,
     score: dict[str, Any],
     pictures: bool,
 ) -> Section | None:
@@ -237,97 +276,6 @@ def _drawn(
     return image_section(found, f"{score['episode']}: images", [video, strip])
 
 
-@dataclass(frozen=True, eq=False)
-class _Evidence:
-    """What a recording holds for scores beside its perception."""
-
-    truth: Tracks | None
-    ignored: np.ndarray | None
-    strip: Strip | None
-
-
-def _evidence(path: Path, perception: Perception, *, pictures: bool) -> _Evidence:
-    from recon.episode import Episode
-    from recon.importers.phystwin_final import matches
-    from recon.importers.phystwin_perception import case_occluders, case_truth
-    from recon.occluders import occluders
-    from recon.score_report import Strip
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what is wrong with the recording was said when perceived
-        if matches(path):
-            return _Evidence(case_truth(path, perception), case_occluders(path, perception), None)
-        episode = Episode.open(path)
-    with episode:
-        strip = Strip.of(episode, perception) if pictures else None
-        return _Evidence(episode.ground_truth(), occluders(episode, perception), strip)
-
-
-def prompts_from_clicks(clicks: Sequence[str]) -> dict[str, Prompt]:
-    """Prompts as they are typed.
-
-    Args:
-        clicks: each CAMERA:U,V; several of one camera are one prompt.
-
-    Returns:
-        By camera name.
-
-    Raises:
-        DataError: if one is written otherwise.
-    """
-    import numpy as np
-
-    from recon.perception.prompt import Prompt
-
-    places: dict[str, list[tuple[float, float]]] = {}
-    for click in clicks:
-        camera, _, place = click.rpartition(":")
-        try:
-            u, v = (float(number) for number in place.split(","))
-        except ValueError as error:
-            raise DataError(
-                f"{click!r}", where="--click", expected="CAMERA:U,V", fix="cam0:320,240"
-            ) from error
-        places.setdefault(camera, []).append((u, v))
-    return {camera: Prompt(clicks=np.array(at)) for camera, at in places.items()}
-
-
-def known_perception(
-    path: Path, config: PerceiveConfig | None, prompts: Mapping[str, Prompt] | None
-) -> Perception:
-    """What was perceived of a recording before, however it was asked for, or perceive it now.
-
-    Args:
-        path: the recording.
-        config: of perception; given, only a perception made with the same counts.
-        prompts: likewise.
-
-    Returns:
-        The perception, of the recording as it is now.
-
-    Raises:
-        DataError: if the recording cannot be opened or perceived.
-    """
-    from recon.episode_files import bag_folder
-    from recon.perception.perceive_episode import (
-        cache_path,
-        cached_perception,
-        episode_fingerprint,
-    )
-    from recon.perception.result import Perception
-
-    kept = cache_path(path)
-    if config is None and not prompts and kept.is_file():
-        try:
-            known = Perception.load(kept)
-        except DataError:  # of another version, or damaged: perceive again
-            known = None
-        source = bag_folder(path.expanduser())
-        if known is not None and known.tracks.source_sha256 == episode_fingerprint(source):
-            return known
-    return cached_perception(path, config, prompts=prompts or None)
-
-
 def print_scores(scores: list[dict[str, Any]]) -> None:
     """Print a table of every episode.
 
@@ -361,6 +309,8 @@ def print_scores(scores: list[dict[str, Any]]) -> None:
         console.print(table)
         if "images" in score:
             _print_images(console, score)
+        for said in score.get("not_measured", ()):
+            console.print(said, markup=False, highlight=False)
     console.print(
         f"{PAPER_ROW}: figures of its paper, means of its own 22 scenes and three D455; other "
         "objects and cameras, for orientation only",

@@ -22,10 +22,12 @@ from physgym.errors import DataError
 from physgym.files import write_atomically
 from recon.baselines import predict_carried, predict_frozen
 from recon.metrics import chamfer_frames, follower_error_frames
+from recon.perceive_video import is_video
 from recon.perception.result import Perception
 from recon.silhouettes import Drawing, fitted_drawing, silhouette_iou
 from recon.tracks import PhysGymWarning, Tracks
 from recon.true_tracks import true_surface
+from recon.video_truth import outer_truth
 
 __all__ = [
     "DEFINITIONS",
@@ -66,7 +68,8 @@ DEFINITIONS = {
     "iou": "intersection over union of the observed mask and the predicted surface drawn as discs; "
     "their size is fitted in frame 0; mean over the cameras; empty masks are left out",
     "true_*": "the same against true points of a simulated cell's body: those that are less than a "
-    "point spacing, or a rope's radius, off the perceived surface in frame 0",
+    "point spacing, or a rope's radius, off the perceived surface in frame 0; without depth those "
+    "that are nearest to a point of the visual hull",
     "frozen": "the object as it was perceived in frame 0, its cloud included, stays there",
     "rigid": "the same moves rigidly with what holds or pushes it",
     "frame0": "the same in frame 0. Chamfer distance of the twin there is mostly the spacing of "
@@ -133,7 +136,10 @@ def score_prediction(
         "frozen": _Guess(predict_frozen(whole, frames), shell),
         "rigid": _Guess(carried, shell),
     }
-    truth = None if ground_truth is None else true_surface(ground_truth, perception)
+    truth = None
+    if ground_truth is not None:
+        chosen = outer_truth if is_video(perception) else true_surface
+        truth = chosen(ground_truth, perception)
     per_frame = {name: _measure(guess, perception, truth) for name, guess in rows.items()}
     by_camera, drawings = _silhouettes(rows, perception, ignored)
     for name, table in per_frame.items():
@@ -293,7 +299,7 @@ def _measure(guess: _Guess, perception: Perception, truth: Tracks | None) -> dic
     shell = guess.shell
     nothing = np.full(frames, np.nan)
     table = {key: nothing for key in MEASURES}
-    if perception.clouds:
+    if any(len(cloud) for cloud in perception.clouds[1:]):  # without depth, frame 0 has a hull
         table["chamfer_m"] = chamfer_frames(perception.clouds, shell)
         table["chamfer_l1_m"] = chamfer_frames(perception.clouds, shell, norm=1)
     table["track_m"] = follower_error_frames(

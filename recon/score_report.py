@@ -285,7 +285,7 @@ def write_report(
     for score, strip in zip(scores, strips, strict=True):
         blocks: list[Any] = [] if strip is None or strip is strips[0] else [strip]
         blocks += [plot_errors(score), Table(header, table_rows(score, columns))]
-        blocks.append(Text(start_text(score)))
+        blocks += [Text(said) for said in (start_text(score), *score.get("not_measured", ()))]
         sections.append(Section(f"{score['episode']}: {score['seconds']:.1f} s", blocks))
     sections += [section for section in images if section is not None]
     meaning = [[key, DEFINITIONS[key]] for key in DEFINITIONS]

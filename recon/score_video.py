@@ -1,4 +1,4 @@
-"""How well a continuum twin with Gaussians predicts a video, beside a frozen and a rigid object.
+"""How well a twin with Gaussians predicts a video, beside a frozen and a rigid object.
 
 Open loop: from the pose and velocity in frame 0 alone. Shapes: T frames, C cameras, H W image.
 """
@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from physgym.errors import BlowUpError, TwinError
+from physgym.grip import simulate_gripped
 from physgym.sim.mpm.gripped import simulate_mpm
-from physgym.sim.mpm.twins import mpm_of
 from physgym.splats.cloud import GaussianCloud, Gaussians
 from physgym.splats.follower import Follower
 from physgym.twin import Twin
@@ -24,6 +24,7 @@ from recon.identify.video_start import Flight
 from recon.splats.posed_images import PosedImages
 from recon.splats.static import held_out_scores
 from recon.splats.video import PosedVideo
+from recon.start import Start
 from recon.tracks import PhysGymWarning
 
 __all__ = ["VIDEO_DEFINITION", "predict_video", "score_video"]
@@ -44,7 +45,7 @@ def predict_video(
     """What a twin looks like in every frame of the recording that it was made from.
 
     Args:
-        twin: of dynamics ``mpm`` with Gaussians; its rest pose is that of frame 0.
+        twin: a continuum or springs, with Gaussians; its rest pose is that of frame 0.
         scene: world and clock.
         adapted: with the twin's stress adapter, where it has one.
 
@@ -52,23 +53,32 @@ def predict_video(
         T clouds.
 
     Raises:
-        TwinError: if the twin is no continuum or has no Gaussians.
+        TwinError: if the twin is neither, or has no Gaussians.
         BlowUpError: if the simulation leaves the finite numbers.
     """
-    if twin.dynamics != "mpm":
-        raise TwinError(f"a twin of {twin.dynamics}", where=f"twin {twin.name}", expected="mpm")
-    follower, parts = Follower(twin), mpm_of(twin)
-    with torch.no_grad(), one_torch_thread():
-        moved = simulate_mpm(
-            twin,
-            [],
-            scene.clock.dt_s,
-            frames=int(scene.tick[-1]) + 1,
-            adapted=adapted,
-            velocity_m_per_s=parts.start_velocity_m_per_s,
-            spin_rad_per_s=parts.start_spin_rad_per_s,
+    if twin.dynamics not in ("mpm", "spring_mass"):
+        raise TwinError(
+            f"a twin of {twin.dynamics}",
+            where=f"twin {twin.name}",
+            expected="mpm or spring_mass",
         )
-        return [follower.at(moved.position[tick]) for tick in scene.tick]
+    follower, frames = Follower(twin), int(scene.tick[-1]) + 1
+    velocity, spin = Start().or_as_recorded(twin)
+    with torch.no_grad(), one_torch_thread():
+        if twin.dynamics == "mpm":
+            position = simulate_mpm(
+                twin,
+                [],
+                scene.clock.dt_s,
+                frames=frames,
+                adapted=adapted,
+                velocity_m_per_s=velocity,
+                spin_rad_per_s=spin,
+            ).position
+        else:
+            speed = Start().of_nodes(twin, np.asarray(twin.rest_position, np.float64))
+            position = simulate_gripped(twin, [], scene.clock.dt_s, frames=frames, velocity=speed)
+        return [follower.at(position[tick]) for tick in scene.tick]
 
 
 def score_video(
@@ -77,7 +87,7 @@ def score_video(
     """Scores of a twin on the video that it was made from, beside the trivial baselines.
 
     Args:
-        twin: of dynamics ``mpm`` with Gaussians.
+        twin: a continuum or springs, with Gaussians.
         video: all of its frames.
         scene: world and clock of all of them.
         train_stop: frames of the recording before it were learned from.
@@ -96,7 +106,7 @@ def score_video(
         return {}
     cloud = twin.splats
     assert cloud is not None  # `predict_video` refuses a twin without
-    start = mpm_of(twin).start_velocity_m_per_s
+    start, _ = Start().or_as_recorded(twin)
     carried = rigid_means(cloud, scene, Flight(start, 1 if start.any() else 0))
     count = len(video)
     rows["frozen"] = [cloud] * count

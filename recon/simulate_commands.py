@@ -161,11 +161,11 @@ class Simulate:
         import numpy as np
 
         from recon.perception.perceive_config import PerceiveConfig
-        from recon.perception.perceive_episode import cached_perception
         from recon.predict_episode import predict_episode
+        from recon.score_source import known_perception
 
         config = PerceiveConfig(kind=twin.kind)
-        perception = cached_perception(episode, config, calibration=self.calibration)
+        perception = known_perception(episode, config, calibration=self.calibration)
         found = predict_episode(twin, perception, start=start, adapted=self.residual)
         arrays = {
             "points": found.points,

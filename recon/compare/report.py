@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from matplotlib.figure import Figure as Plot
 
-from physgym.report import Figure, Report, Section, Table, Text, Video, write_video
+from physgym.report import Figure, Report, Section, Table, Video, write_video
 from physgym.twin import Twin
 from recon.compare.table import (
     MEASURES,
@@ -234,24 +234,32 @@ def verdict(result: Mapping[str, Any]) -> tuple[str, str]:
     done = [row for row in result["contestants"] if row["status"] == "done"]
     if not done or "future" not in done[0]["parts"]:
         return "Nothing was held out: the figures say how well the twins fit.", "neutral"
-    key = "true_track_m" if _future(done[0], "true_track_m") is not None else "track_m"
+    # Where the motion itself is not seen, masks tell most.
+    keys = ("true_track_m", "track_m", "image_iou", "iou")
+    key = next((k for k in keys if any(_future(row, k) is not None for row in done)), None)
+    if key is None:
+        return "Nothing was seen in the predicted frames.", "neutral"
+    measure = MEASURES[key]
     ranked = sorted(
-        (row for row in done if _future(row, key) is not None), key=lambda row: _future(row, key)
+        (row for row in done if _future(row, key) is not None),
+        key=lambda row: measure.sign * _future(row, key),
     )
-    if not ranked:
-        return "No track was seen in the predicted frames.", "neutral"
     best = _future(ranked[0], key)
     trivial = min(
-        value
-        for entry in result["baselines"].values()
-        if (value := entry["future"].get(key)) is not None
+        (
+            value
+            for entry in result["baselines"].values()
+            if (value := entry["future"].get(key)) is not None
+        ),
+        key=lambda value: measure.sign * value,
     )
-    title = MEASURES[key].title.split(" [")[0]
+    title, unit = measure.title.rstrip("]").split(" [")
+    error = " error" if measure.sign > 0 else ""
     text = (
-        f"{ranked[0]['name']} predicts best: {title} error {1e3 * best:.1f} mm, "
-        f"the best trivial baseline has {1e3 * trivial:.1f} mm."
+        f"{ranked[0]['name']} predicts best: {title}{error} {measure.text(best)} {unit}, "
+        f"the best trivial baseline has {measure.text(trivial)} {unit}."
     )
-    return text, "good" if best < trivial else "bad"
+    return text, "good" if measure.sign * best < measure.sign * trivial else "bad"
 
 
 def _future(row: Mapping[str, Any], key: str) -> Any:
@@ -268,7 +276,7 @@ def _facts(result: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _notes(result: Mapping[str, Any]) -> Section:
-    rows: list[Sequence[str]] = []
+    rows: list[Sequence[str]] = [("all", text) for text in result.get("notes", ())]
     for row in result["contestants"]:
         rows += [(row["name"], text) for text in row.get("warnings", [])]
         if row["status"] == "done":
@@ -276,8 +284,7 @@ def _notes(result: Mapping[str, Any]) -> Section:
             size = f"{twin['nodes']} nodes, {twin['gaussians']} Gaussians, {twin['dynamics']}"
             given = ", ".join(f"{k} = {v}" for k, v in row["options"].items())
             rows.append((row["name"], size + (f"; {given}" if given else "")))
-    lpips = [row["lpips"] for row in result["contestants"] if row["status"] == "done"]
-    return Section("Notes", [Table(["who", "what"], rows), Text(f"LPIPS: {lpips[0]}.")])
+    return Section("Notes", [Table(["who", "what"], rows)])
 
 
 def _definitions(result: Mapping[str, Any], measures: Sequence[str]) -> Section:

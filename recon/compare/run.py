@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -12,13 +13,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import yaml
+
 from physgym import __version__
 from physgym.errors import DataError
 from physgym.files import write_atomically
 from physgym.run_folder import RunFolder
 from recon.compare.contestants import Contestant, check_contestants, train_stop_of
 from recon.compare.process import run_worker, unfinished
-from recon.compare.table import MEASURES, baseline_rows, markdown
+from recon.compare.table import MEASURES, baseline_rows, markdown, shown_measures
 from recon.compare.worker import WorkerJob
 from recon.identify.progress import Progress
 
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["FORMAT", "FORMAT_VERSION", "CompareConfig", "compare"]
 
 FORMAT, FORMAT_VERSION = "physgym-compare", 1
+_PERCEPTION = "perception.npz"  # in the folder: what every contestant is told
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,9 @@ class CompareConfig:
         emd_points: points of a cloud in EMD.
         seed: of all random numbers.
         calibration: file with ``T_world_cam`` in place of the recording's own.
+        ground_m: of a recording without depth: height of a level ground [m].
+        click: of one: where the object is in first images (`recon.score_source.prompts_of`).
+        box: likewise.
         report: draw ``report.html``.
         resume: go on with what is in the folder.
     """
@@ -55,6 +62,9 @@ class CompareConfig:
     emd_points: int = 1000
     seed: int = 0
     calibration: str | None = None
+    ground_m: float | None = None
+    click: tuple[str, ...] = ()
+    box: tuple[str, ...] = ()
     report: bool = True
     resume: bool = False
 
@@ -69,7 +79,8 @@ class CompareConfig:
     @property
     def common(self) -> dict[str, Any]:
         """Fields of `recon.reconstruct.ReconstructConfig` that all contestants share."""
-        return {k: getattr(self, k) for k in ("budget", "kind", "mass_kg", "nodes", "seed")}
+        shared = ("budget", "kind", "mass_kg", "nodes", "seed", "ground_m")
+        return {k: getattr(self, k) for k in shared}
 
 
 @dataclass(frozen=True)
@@ -80,6 +91,7 @@ class _Comparison:
     train_stop: int
     common: str
     emd_points: int
+    masks_sha256: str
 
 
 def compare(
@@ -107,20 +119,24 @@ def compare(
         JSON values: ``episode``, ``frames``, ``seconds``, ``cameras``, ``train_stop``,
         ``contestants``: a list of ``name``, ``method``, ``options``, ``status`` (``done``,
         ``failed``, ``stopped`` or ``waiting``) and what `recon.compare.worker.work` returns, or
-        ``error``; ``baselines`` by row, part and measure; ``definitions``; ``stopped``.
+        ``error``; ``baselines`` by row, part and measure; ``definitions``; ``notes``: why measures
+        are missing, and what else a reader must know; ``stopped``.
 
     Raises:
         PhysGymError: if the episode cannot be perceived, or a contestant, a place or the
             configuration cannot be used.
     """
+    from recon.compare.source import as_episode
+    from recon.splats.perceptual import load_lpips
+
     config, progress = config or CompareConfig(), progress or Progress()
     check_contestants(contestants)
     out = json_path or folder / "compare.json"
     if out.is_dir():
         raise DataError("a folder", where=f"--json {out}", expected="the name of a file")
-    if folder.exists() and not folder.is_dir():
-        raise DataError("a file", where=f"--out {folder}", expected="a folder")
-    source = _as_episode(Path(source).expanduser(), folder, config)
+    _check_folder(folder, config)
+    lpips = load_lpips() is not None  # a file that cannot be used is refused now
+    source = as_episode(Path(source).expanduser(), folder, resume=config.resume)
     perception, perceive_s = _perceived(source, config, progress)
     frames = perception.tracks.frame_count
     train_stop = train_stop_of(config.train, frames)
@@ -130,12 +146,16 @@ def compare(
         train_stop,
         json.dumps({**config.common, "calibration": config.calibration}),
         config.emd_points,
+        _masks_sha256(perception),
     )
+    _check_recording(folder, same)
     with RunFolder(folder, same, resume=config.resume):
+        perception.save(folder / _PERCEPTION)
         rows = _rows(jobs, progress)
         progress.say("score the baselines")
         baselines = _baselines(rows, source, folder, perception, train_stop, config)
         result = _result(rows, baselines, perception, train_stop, perceive_s)
+        result["notes"] = _notes(result, perception, lpips=lpips)
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, json.dumps(result, indent=1, allow_nan=False).encode())
         write_atomically(folder / "compare.md", markdown(result).encode())
@@ -147,45 +167,46 @@ def compare(
     return result
 
 
-def _as_episode(source: Path, folder: Path, config: CompareConfig) -> Path:
-    """The recording as a bag; other layouts are converted once, beside the comparison's folder."""
-    from recon.importers import convert_episode
-    from recon.importers.phystwin_final import matches
-    from recon.reconstruct import is_episode
-
-    if not source.exists() and not source.with_name(source.name + ".partial").is_dir():
-        raise DataError("no such file or folder", where=str(source), expected="an episode")
-    if not is_episode(source):
-        raise DataError(
-            f"{source} is no recording of cameras",
-            where="compare",
-            expected="an episode: a rosbag2 folder, a PhysTwin case, a folder of images",
-            fix="tracks have no images; reconstruct them with one method after the other",
-        )
-    if not source.is_dir() or not (source / "color").is_dir() or matches(source):
-        return source
-    made = folder.with_name(f"{folder.name}.episode") / source.name
-    if made.is_dir() and config.resume:
-        return made
-    shutil.rmtree(made, ignore_errors=True)
-    made.parent.mkdir(parents=True, exist_ok=True)
-    return convert_episode(source, made)
-
-
 def _perceived(source: Path, config: CompareConfig, progress: Progress) -> tuple[Perception, float]:
     """What every contestant is told of the episode, and how long it took."""
-    from recon.perception.perceive_config import PerceiveConfig
-    from recon.perception.perceive_episode import cached_perception
+    from recon.compare.source import perceived
 
     began_s = time.perf_counter()
-    with progress.stage("perceive", 100) as tick:
-        found = cached_perception(
-            source,
-            PerceiveConfig(kind=config.kind),
-            calibration=config.calibration,
-            on_progress=lambda _, share: tick(round(100 * share), 0.0),
-        )
+    found = perceived(source, config, progress)
     return found, time.perf_counter() - began_s
+
+
+def _check_folder(folder: Path, config: CompareConfig) -> None:
+    """Refuse a folder that cannot be used, before the episode is perceived rather than after."""
+    if folder.exists() and not folder.is_dir():
+        raise DataError("a file", where=f"--out {folder}", expected="a folder")
+    if (folder / "config.yaml").is_file() and not config.resume:
+        raise DataError(
+            "the folder already holds a comparison",
+            where=f"--out {folder}",
+            expected="a new or empty folder",
+            fix="add --resume to go on with it, or choose another --out",
+        )
+    if folder.is_dir() and not (folder / "config.yaml").is_file() and any(folder.iterdir()):
+        raise DataError(
+            "the folder is not empty and holds no comparison",
+            where=f"--out {folder}",
+            expected="a new or empty folder",
+            fix="choose another --out",
+        )
+
+
+def _check_recording(folder: Path, same: _Comparison) -> None:
+    """Refuse to go on with another recording in plain words; all else `RunFolder` compares."""
+    file = folder / "config.yaml"
+    begun = yaml.safe_load(file.read_text("utf-8")) if file.is_file() else None
+    if isinstance(begun, dict) and begun.get("source_sha256") != same.source_sha256:
+        raise DataError(
+            "the folder holds a comparison on another recording, or the recording has changed",
+            where=f"--out {folder}",
+            expected="the recording that it was begun with",
+            fix="choose another --out",
+        )
 
 
 def _job_of(
@@ -199,6 +220,7 @@ def _job_of(
     return WorkerJob(
         source=str(source.absolute()),
         place=str((folder / one.name).absolute()),
+        perception=str((folder / _PERCEPTION).absolute()),
         name=one.name,
         method=one.method,
         options=json.loads(json.dumps(dict(one.options))),  # as a file would have them
@@ -237,7 +259,8 @@ def _rows(jobs: Sequence[WorkerJob], progress: Progress) -> list[dict[str, Any]]
 
 def _known(job: WorkerJob) -> dict[str, Any] | None:
     """What is there of the very same job: its result, or that it was begun."""
-    place, moved = Path(job.place), {"source": "", "place": ""}  # the folder may have been moved
+    # The folder may have been moved.
+    place, moved = Path(job.place), {"source": "", "place": "", "perception": ""}
     try:
         begun = json.loads((place / "job.json").read_text())
         if {**begun, **moved} != {**asdict(job), **moved}:
@@ -274,6 +297,33 @@ def _baselines(
     twin = Twin.load(folder / seen[0] / "twin") if seen else None
     falling = falling_scores(source, perception, twin, **how)
     return {**baseline_rows(rows, clouds), **({"falling": falling} if falling else {})}
+
+
+def _masks_sha256(perception: Perception) -> str:
+    """Of masks that somebody pointed out; what depth tells follows from the recording."""
+    from recon.perceive_video import is_video
+
+    if not is_video(perception) or perception.masks is None:
+        return ""
+    return hashlib.sha256(perception.masks.tobytes()).hexdigest()
+
+
+def _notes(result: dict[str, Any], perception: Perception, *, lpips: bool) -> list[str]:
+    from recon.perceive_video import is_video
+    from recon.unmeasured import reasons, sentences
+
+    shown = shown_measures(result)
+    if not shown:  # nobody was done: rows say why
+        return []
+    done = [row for row in result["contestants"] if row["status"] == "done"]
+    lost = [key for key in MEASURES if key not in shown and not (key == "image_lpips" and lpips)]
+    truth = any(row.get("true_tracks", False) for row in done)
+    drawn = any(row["twin"]["gaussians"] for row in done)
+    why = reasons(perception, lost, truth=truth, appearance=drawn)
+    made = sentences(why, {key: measure.title for key, measure in MEASURES.items()})
+    if is_video(perception) and perception.table is None:
+        made.append("no height of the ground is given (--ground): nothing stops what falls")
+    return made
 
 
 def _result(

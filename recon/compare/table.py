@@ -220,7 +220,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         lines.append(f"| {' | '.join([row.part, row.who, *figures, row.seconds, row.memory])} |")
     if not measures:
         lines = []
-    lines += [f"{name}: {why}" for name, why, _ in failures(result)]
+    lines += [*result.get("notes", ()), *(f"{name}: {why}" for name, why, _ in failures(result))]
     return "\n".join([*lines, ""])
 
 
@@ -254,6 +254,8 @@ def print_table(result: Mapping[str, Any], console: Console | None = None) -> No
     for group in groups:
         if group:
             console.print(_rich_table(result, group))
+    for note in result.get("notes", ()):
+        console.print(note, markup=False, highlight=False)
     for name, why, what_to_do in failures(result):
         said = f"{name}: {why}" + (f"; {what_to_do}" if what_to_do else "")
         console.print(said, markup=False, highlight=False)

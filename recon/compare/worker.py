@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +27,11 @@ from physgym.errors import PhysGymError
 from physgym.files import write_atomically
 from recon.identify.progress import Progress
 from recon.tracks import PhysGymWarning
+
+if TYPE_CHECKING:
+    from physgym.twin import Twin
+    from recon.perception.result import Perception
+    from recon.reconstruct import ReconstructConfig
 
 __all__ = ["WorkerJob", "main", "parts_and_rows", "peak_memory_mb", "work"]
 
@@ -40,6 +45,7 @@ class WorkerJob:
     Attributes:
         source: the episode.
         place: folder of the contestant.
+        perception: file of what was perceived of the episode.
         name: of the contestant.
         method: one of `recon.compare.contestants.METHODS`.
         options: of `Contestant`.
@@ -53,6 +59,7 @@ class WorkerJob:
 
     source: str
     place: str
+    perception: str
     name: str
     method: str
     options: dict[str, Any]
@@ -110,8 +117,9 @@ def work(job: WorkerJob, progress: Progress) -> dict[str, Any]:
     """
     from recon.compare.cloud_scores import cloud_scores
     from recon.compare.contestants import Contestant
-    from recon.reconstruct import ReconstructConfig, reconstruct_episode
-    from recon.score_commands import known_perception, score_recording
+    from recon.perception.result import Perception
+    from recon.reconstruct import ReconstructConfig
+    from recon.score_commands import score_recording
 
     place, source = Path(job.place), Path(job.source)
     options, settings = Contestant(job.name, job.method, job.options).parted()
@@ -123,15 +131,18 @@ def work(job: WorkerJob, progress: Progress) -> dict[str, Any]:
         resume=True,
     )
     resumed = (place / "twin.run").is_dir()
-    twin = reconstruct_episode(source, place / "twin", config, progress=progress, settings=settings)
+    perception = Perception.load(job.perception)
+    twin = _reconstructed(source, place / "twin", config, settings, perception, progress)
     peak_mb, spent = peak_memory_mb(), twin.provenance["seconds"]
     progress.say("predict and score")
-    scored = score_recording(twin, source, images=True, train_stop=job.train_stop)
+    scored = score_recording(
+        twin, source, images=True, train_stop=job.train_stop, perception=perception
+    )
     score, prediction = scored.score, scored.prediction
     assert prediction is not None  # `score_recording` has one
     points = prediction.points
     clouds = cloud_scores(
-        known_perception(source, None, None),
+        perception,
         points[:, prediction.visible_surface],
         train_stop=job.train_stop,
         points=job.emd_points,
@@ -150,15 +161,39 @@ def work(job: WorkerJob, progress: Progress) -> dict[str, Any]:
         },
         "resumed": resumed,
         "peak_memory_mb": peak_mb,
+        "true_tracks": scored.has_truth,
         "lpips": score.get("images", {}).get("lpips", "not measured: nothing was drawn"),
-        "twin": {
-            "kind": twin.kind,
-            "dynamics": twin.dynamics,
-            "nodes": twin.node_count,
-            "gaussians": 0 if twin.splats is None else len(twin.splats),
-            "fitted": twin.provenance["train"],
-        },
+        "twin": _about(twin),
     }
+
+
+def _about(twin: Twin) -> dict[str, Any]:
+    return {
+        "kind": twin.kind,
+        "dynamics": twin.dynamics,
+        "nodes": twin.node_count,
+        "gaussians": 0 if twin.splats is None else len(twin.splats),
+        "fitted": twin.provenance["train"],
+    }
+
+
+def _reconstructed(
+    source: Path,
+    out: Path,
+    config: ReconstructConfig,
+    settings: dict[str, Any],
+    perception: Perception,
+    progress: Progress,
+) -> Twin:
+    from recon.perceive_video import is_video
+    from recon.reconstruct import reconstruct_episode
+    from recon.reconstruct_video import reconstruct_film
+
+    if is_video(perception):
+        return reconstruct_film(
+            source, out, config, progress=progress, settings=settings, perception=perception
+        )
+    return reconstruct_episode(source, out, config, progress=progress, settings=settings)
 
 
 def parts_and_rows(
@@ -209,7 +244,8 @@ def peak_memory_mb() -> float:
 
 
 def _end_with_the_comparison() -> None:
-    sys.stdin.buffer.read()
+    while os.read(sys.stdin.fileno(), 4096):  # a buffered reader's lock would abort a normal end
+        pass
     os._exit(1)
 
 

@@ -12,6 +12,7 @@ from recon.benchmark_looks import OBJECTS, looks_markdown, run_looks
 from recon.benchmark_looks.film import Fall, FallSource, HalvesMaterial, simulate_fall
 from recon.benchmark_looks.halves import half_ratio
 from recon.benchmark_looks.objects import Setting, contestants_of_object, source_of
+from recon.benchmark_looks.without_depth import without_depth
 from recon.capture.record import record
 from recon.capture.simulated import SimSource
 from recon.compare.contestants import check_contestants
@@ -19,6 +20,7 @@ from recon.compare.table import MEASURES, baseline_rows
 from recon.episode import Episode
 from recon.episode_files import read_sidecar
 from recon.identify.progress import Progress
+from recon.perceive_video import records_depth
 
 
 def fall(factors: tuple[float, float] = (1.0, 1.0), **more: object) -> Fall:
@@ -87,6 +89,12 @@ def test_the_film_shows_what_the_truth_says(tmp_path: Path) -> None:
     # 14 x 10 x 8 cm of 200 kg/m^3, which reconstruction takes for the truth.
     assert notes["object"]["mass_kg"] == pytest.approx(0.14 * 0.10 * 0.08 * 200.0)
     assert notes["truth"]["half_factors"] == [1.0, 1.0]
+    without_depth(tmp_path / "ep", tmp_path / "film")
+    assert not records_depth(tmp_path / "film")
+    with Episode.open(tmp_path / "ep") as whole, Episode.open(tmp_path / "film") as bare:
+        assert np.array_equal(bare.frame("cam1", 3).rgb, whole.frame("cam1", 3).rgb)
+        assert np.array_equal(bare.ground_truth().position, whole.ground_truth().position)
+        assert bare.metadata["object"] == whole.metadata["object"]
 
 
 def twin_of(dynamics: str, **parameters: np.ndarray) -> Twin:

@@ -209,7 +209,7 @@ class Heard(Progress):
 
 
 def job_of(place: Path, name: str = "mosa") -> WorkerJob:
-    return WorkerJob("ep", str(place), name, name, {}, {}, None, 12, FRAMES, 100, 0)
+    return WorkerJob("ep", str(place), "seen", name, name, {}, {}, None, 12, FRAMES, 100, 0)
 
 
 def acts(monkeypatch: pytest.MonkeyPatch, code: str) -> None:

@@ -122,6 +122,28 @@ def test_the_verdict_names_the_best_prediction(result: dict) -> None:
     assert mood == "good"
 
 
+def test_without_tracks_the_verdict_is_by_masks(result: dict) -> None:
+    for row, iou in zip(result["contestants"][:2], (0.883, 0.894)):
+        for name in ("twin", "frozen", "rigid"):
+            figures = row["parts"]["future"][name]
+            figures["track_m"], figures["image_iou"] = None, iou if name == "twin" else 0.4
+    result["baselines"] = baseline_rows(result["contestants"], {})
+    # More is better of it: the second wins, and beats the baselines.
+    text = "mosa predicts best: IoU 89.4 %, the best trivial baseline has 40.0 %."
+    assert verdict(result) == (text, "good")
+    for row in result["contestants"][:2]:
+        row["parts"]["future"]["twin"] = entry(None)  # type: ignore[arg-type]
+    assert verdict(result)[0] == "Nothing was seen in the predicted frames."
+
+
+def test_what_is_missing_is_said_below_the_table(result: dict) -> None:
+    result["notes"] = ["not measured: CD [mm] of [this]: no depth"]  # no markup
+    assert result["notes"][0] in markdown(result).splitlines()
+    stream = io.StringIO()
+    print_table(result, Console(file=stream, width=160))
+    assert result["notes"][0] in stream.getvalue()
+
+
 def test_markdown_has_every_row_and_the_reasons(result: dict) -> None:
     lines = markdown(result).splitlines()
     assert lines[0] == "| part | who | track [mm] | IoU points [%] | PSNR [dB] | learn [s] | " + (

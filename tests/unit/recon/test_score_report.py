@@ -17,7 +17,7 @@ from recon.occluders import frame_numbers, occluders
 from recon.perception.perceive_episode import cache_path, episode_fingerprint
 from recon.perception.result import Perception
 from recon.perception.table import Plane
-from recon.score_commands import known_perception, print_scores, prompts_from_clicks
+from recon.score_commands import print_scores
 from recon.score_episode import score_prediction
 from recon.score_report import (
     Strip,
@@ -27,6 +27,7 @@ from recon.score_report import (
     table_rows,
     write_report,
 )
+from recon.score_source import known_perception, prompts_of
 from recon.tracks import Tracks
 
 FRAMES, WIDTH, HEIGHT = 6, 64, 48
@@ -201,12 +202,18 @@ def test_the_benchmark_prints_every_case_also_failed_ones() -> None:
 
 
 def test_clicks_are_read_as_they_are_typed() -> None:
-    prompts = prompts_from_clicks(["cam0:10,20.5", "cam1:3,4", "cam0:11,22"])
+    prompts = prompts_of(["cam0:10,20.5", "cam1:3,4", "cam0:11,22"], ["a:b:1,2,30,40.6"])
     assert prompts["cam0"].clicks.tolist() == [[10, 20.5], [11, 22]]
     assert prompts["cam1"].clicks.tolist() == [[3, 4]]
-    for wrong in ("cam0", "cam0:1", "cam0:1,2,3", "cam0:a,b"):
+    assert prompts["a:b"].box == (1, 2, 30, 41)
+    for wrong in ("cam0", "cam0:1", "cam0:1,2,3", "cam0:a,b", "cam0:1,nan"):
         with pytest.raises(DataError, match="cam0"):
-            prompts_from_clicks([wrong])
+            prompts_of([wrong], [])
+    for wrong in (["cam0:1,2"], ["cam0:3,2,1,4"], ["cam0:1,2,3,4", "cam0:1,2,3,4"]):
+        with pytest.raises(DataError, match="--box"):
+            prompts_of([], wrong)
+    with pytest.raises(DataError, match="one prompt for a camera"):
+        prompts_of(["cam0:1,2"], ["cam0:1,2,3,4"])
 
 
 def test_what_was_perceived_before_is_taken_while_it_is_of_this_recording(tmp_path: Path) -> None:
