@@ -6,7 +6,7 @@ Shapes: B worlds, T ticks, A anchors, S springs, K driven points.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from physgym.sim.spring_mass import (
     SpringMassSolver,
     rest_lengths,
 )
-from recon.identify.anchors import AnchorSprings
+from recon.identify.anchors import AnchorSprings, asymmetry_of
 from recon.identify.sag import unloaded
 
 __all__ = ["AnchorBody", "AnchorPhysics", "AnchorRollouts"]
@@ -43,6 +43,8 @@ class AnchorBody:
         ground: or None.
         carried: anchors that the ground carries in the first frame, shape (A,), bool; the first
             shape is then in equilibrium with the weight, not free of stress.
+        directed: springs pull each end by its own stiffness, as in the authors' code; else both by
+            the mean.
     """
 
     anchors: np.ndarray
@@ -52,6 +54,7 @@ class AnchorBody:
     gravity: np.ndarray
     ground: GroundPlane | None
     carried: np.ndarray
+    directed: bool = False
 
     @property
     def spacing_m(self) -> float:
@@ -85,6 +88,8 @@ class AnchorPhysics:
         dashpot_ns_per_m: along every spring [N s/m], shape (B or 1,).
         friction: Coulomb's, of the ground, shape (B or 1,).
         restitution: of an anchor that meets the ground, shape (B or 1,).
+        tangential_factor: of a ground of law `GroundLaw.FACTOR`, in place of the two above, shape
+            (B or 1,).
     """
 
     log_stiffness: torch.Tensor
@@ -92,6 +97,7 @@ class AnchorPhysics:
     dashpot_ns_per_m: torch.Tensor
     friction: torch.Tensor
     restitution: torch.Tensor
+    tangential_factor: torch.Tensor = field(default_factory=lambda: torch.ones(1))
 
 
 class AnchorRollouts:
@@ -151,9 +157,9 @@ class AnchorRollouts:
         begun = velocity.float().expand(worlds, count, 3)
         speed = begun
         made = [position[:, None]]
-        stiffness = self.body.springs.stiffness(physics.log_stiffness, physics.kappa)
+        pulls = self.body.springs.pulls(physics.log_stiffness, physics.kappa)
         for first, last, acting in phases([*self.grips, *self.pushers], ticks):
-            given = self._parameters(physics, stiffness, acting)
+            given = self._parameters(physics, pulls, acting)
             spans = [(t, t + 1) for t in range(first, last)] if truncate else [(first, last)]
             for start, stop in spans:
                 if truncate:
@@ -229,10 +235,10 @@ class AnchorRollouts:
         return [g for g in acting if g < len(self.grips)]
 
     def _parameters(
-        self, physics: AnchorPhysics, stiffness: torch.Tensor, acting: tuple[int, ...]
+        self, physics: AnchorPhysics, pulls: torch.Tensor, acting: tuple[int, ...]
     ) -> SpringMassParameters:
         """Springs between anchors, then those of the grips, as stiff as an anchor is on average."""
-        held = self._grips_of(acting)
+        held, stiffness = self._grips_of(acting), pulls.mean(dim=-1)
         own = self.natural_lengths(stiffness)
         grips = np.concatenate([np.zeros(0), *(self._springs[g].rest_length_m for g in held)])
         extra = len(grips)
@@ -240,7 +246,7 @@ class AnchorRollouts:
         usual = physics.log_stiffness.mean(dim=-1, keepdim=True).exp()
         points = sum(self.grips[g].position.shape[1] for g in held)
         nodes = len(self.body.anchors)
-        return SpringMassParameters(
+        made = SpringMassParameters(
             # Stiffness of a spring that the soft vector switches off has no logarithm.
             log_stiffness=torch.zeros(1, 1),
             eta=torch.cat([stiffness, usual.expand(-1, extra)], dim=1).float(),
@@ -250,7 +256,12 @@ class AnchorRollouts:
             drag_per_s=torch.zeros(1),
             restitution=physics.restitution.float(),
             friction=physics.friction.float(),
+            tangential_factor=physics.tangential_factor.float(),
         )
+        if not self.body.directed:
+            return made
+        own = asymmetry_of(pulls).float()
+        return made.replace(asymmetry=torch.cat([own, own.new_zeros(len(own), extra)], dim=1))
 
     def _solver(
         self, acting: tuple[int, ...], worlds: int, given: SpringMassParameters
@@ -276,6 +287,7 @@ class AnchorRollouts:
                 gravity_m_per_s2=(x, y, z),
                 ground=body.ground,
                 colliders=tuple(box.collider(body.spacing_m) for box in boxes),
+                directed=body.directed,
             )
             one = SpringMassParameters(**{k: v.detach() for k, v in vars(given).items()})
             self._solvers[acting, worlds] = SpringMassSolver(

@@ -19,12 +19,21 @@ from physgym.errors import DataError
 from recon.identify.solid import PointSolid
 from recon.perception.driven import farthest_points
 
-__all__ = ["AnchorSprings", "anchor_springs", "occupied_voxels", "soft_vector", "volume_sample"]
+__all__ = [
+    "AnchorSprings",
+    "anchor_springs",
+    "asymmetry_of",
+    "occupied_voxels",
+    "soft_vector",
+    "tangential_factor",
+    "volume_sample",
+]
 
 _FEWEST = 8
 _ROUNDS = 40  # of bisection: an edge length to twelve digits
 _DENSE = 6  # points that fill a body for each anchor that is chosen of them
 _VOXELS_EACH = 4  # voxels for each anchor that is drawn of them
+_NO_PULL_N = 1e-30  # springs that the soft vector switches off at both ends pull these alike
 
 
 def soft_vector(kappa: torch.Tensor, neighbours: int, certain: int) -> torch.Tensor:
@@ -45,6 +54,31 @@ def soft_vector(kappa: torch.Tensor, neighbours: int, certain: int) -> torch.Ten
     u = (j - certain) / max(neighbours - certain, 1)
     ramp = (2.0 - torch.exp(torch.nn.functional.softplus(kappa) * u)).clamp(0.0, 1.0)
     return torch.where(j < certain, torch.ones_like(ramp), ramp)
+
+
+def tangential_factor(phi: torch.Tensor) -> torch.Tensor:
+    """Share of its tangential velocity that an anchor on the ground keeps in a substep (the code).
+
+    Args:
+        phi: what is fitted, a number; -1 at first, which is 0.22.
+
+    Returns:
+        ``clamp(1.2 sigmoid(phi) - 0.1, 0, 1)``; without gradient where it is clamped.
+    """
+    return (1.2 * torch.sigmoid(phi) - 0.1).clamp(0.0, 1.0)
+
+
+def asymmetry_of(pulls: torch.Tensor) -> torch.Tensor:
+    """What a spring that pulls its ends unlike adds to the mean at its first end, as a share.
+
+    Args:
+        pulls: stiffness at either end [N], shape (..., S, 2), see `AnchorSprings.pulls`.
+
+    Returns:
+        -1 to 1, shape (..., S); 0 where both are 0.
+    """
+    first, second = pulls.unbind(dim=-1)
+    return (first - second) / (first + second).clamp(min=_NO_PULL_N)
 
 
 def occupied_voxels(points: np.ndarray, edge_m: float) -> np.ndarray:
@@ -124,26 +158,37 @@ class AnchorSprings:
     neighbours: int
     certain: int
 
-    def stiffness(self, log_stiffness: torch.Tensor, kappa: torch.Tensor) -> torch.Tensor:
-        """Stiffness of every spring, ``(eta_ij k_i + eta_ji k_j) / 2`` [N].
+    def pulls(self, log_stiffness: torch.Tensor, kappa: torch.Tensor) -> torch.Tensor:
+        """Stiffness of every spring as the authors' code has it, by end [N].
 
-        The authors' springs pull anchor i by ``eta_ij k_i`` and anchor j by ``eta_ji k_j``, which
-        changes the momentum of a body that nothing touches. This is the mean of the two.
+        Their springs pull anchor i by ``eta_ij k_i`` and anchor j by ``eta_ji k_j``, which changes
+        the momentum of a body that nothing touches.
 
         Args:
             log_stiffness: natural logarithm of k_i [N], shape (..., A) or (..., 1).
             kappa: of the soft vector, a number.
 
         Returns:
-            Shape (..., S); zero where both weights are.
+            Shape (..., S, 2); zero where a weight is.
         """
         eta = soft_vector(kappa, self.neighbours, self.certain)
         eta = torch.cat([eta, eta.new_zeros(1)])[torch.as_tensor(self.rank)]  # (S, 2)
         stiffness = log_stiffness.exp()
         if stiffness.shape[-1] == 1:
-            return stiffness * eta.mean(dim=1)
-        ends = stiffness[..., torch.as_tensor(self.edges, dtype=torch.long)]
-        return 0.5 * (ends * eta).sum(dim=-1)
+            return stiffness[..., None] * eta
+        return stiffness[..., torch.as_tensor(self.edges, dtype=torch.long)] * eta
+
+    def stiffness(self, log_stiffness: torch.Tensor, kappa: torch.Tensor) -> torch.Tensor:
+        """Stiffness that both ends of every spring feel, the mean of `pulls` [N].
+
+        Args:
+            log_stiffness: natural logarithm of k_i [N], shape (..., A) or (..., 1).
+            kappa: of the soft vector, a number.
+
+        Returns:
+            ``(eta_ij k_i + eta_ji k_j) / 2``, shape (..., S).
+        """
+        return self.pulls(log_stiffness, kappa).mean(dim=-1)
 
 
 def anchor_springs(anchors: np.ndarray, *, neighbours: int, certain: int) -> AnchorSprings:

@@ -30,7 +30,7 @@ from recon.identify.progress import Progress
 from recon.identify.spring_gaus_config import SpringGausConfig
 from recon.identify.spring_gaus_dynamic import Descent, Dynamics, DynamicState
 from recon.identify.spring_gaus_scan import scanned_start
-from recon.identify.spring_gaus_static import appearance, scanned_cloud, static_cloud
+from recon.identify.spring_gaus_static import appearance, scanned_cloud, static_cloud, unseen
 from recon.identify.spring_gaus_twin import TwinParts, make_twin, rigid_means
 from recon.identify.torch_threads import one_torch_thread
 from recon.identify.video_loss import LossWeights, VideoLoss
@@ -166,6 +166,8 @@ class _Job:
         else:
             surface, inside = self.scene.start_points(views, config.gaussians)
             cloud = static_cloud(surface, views, config, self.progress)
+            if self.scene.has_surface:
+                inside = np.concatenate([inside, unseen(surface, cloud, views)])
         points = np.concatenate([cloud.mean.double().numpy(), inside])
         filled = self.scene.kind == "volume" and not config.parity
         anchors = volume_sample(points, config.anchors, filled=filled, seed=config.seed)
@@ -241,7 +243,7 @@ class _Job:
 
     def _dynamics(self, cloud: GaussianCloud) -> Dynamics:
         config, carried = self.config, self._carried()
-        ground = self.scene.ground
+        ground, clock = self.scene.ground, self.scene.clock
         if ground is not None and carried.any():  # they would fall the last millimetre
             height = self.anchors @ np.array(ground.normal) - ground.offset_m
             self.anchors = self.anchors - np.outer(carried * height, ground.normal)
@@ -251,10 +253,10 @@ class _Job:
             config.mass_kg or _ASSUMED_KG,
             config.law_power,
             self.scene.gravity,
-            self.scene.ground,
+            config.ground(ground, clock.dt_s),
             carried,
+            directed=config.parity,
         )
-        clock = self.scene.clock
         rollouts = AnchorRollouts(
             body, self.handling.grips, self.handling.pushers, clock.dt_s, clock.ticks
         )
@@ -287,6 +289,8 @@ class _Job:
             self.dynamics,
             self.flight.velocity_m_per_s,
             list(touched)[::stride],
+            held_out=range(self.fit, self.train),
+            still=range(max(min(self.flight.contact, self.fit), 1)),
             per_anchor=self.config.per_anchor,
             name=self.video.name,
         )
@@ -304,8 +308,7 @@ class _Job:
         fixed = [] if self.config.per_anchor else ["offset"]
         if not (self.config.fit_velocity and self.flight.free):
             fixed.append("velocity")
-        if self.scene.ground is None:
-            fixed += ["log_friction", "logit_restitution"]
+        fixed += self.dynamics.idle
         steps = self.config.steps("dynamic")
         descent = Descent(
             self.dynamics,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Literal
 
 from physgym.errors import DataError
+from physgym.sim.contact import GroundLaw, GroundPlane
 
 __all__ = ["SpringGausConfig"]
 
 Stage = Literal["static", "velocity", "appearance", "dynamic"]
+_AUTHORS_SUBSTEPS = 100
 _STEPS: dict[str, dict[Stage, int]] = {
     "quick": {"static": 300, "velocity": 20, "appearance": 100, "dynamic": 60},
     "full": {"static": 2000, "velocity": 60, "appearance": 600, "dynamic": 300},
@@ -46,7 +49,9 @@ class SpringGausConfig:
         mask_weight: of the mean difference of alpha and mask.
         centre_weight: of the distance of the centres of object and mask, in widths of a view.
         parity: as the authors' code: anchors in occupied voxels only, Gaussians at the weighted
-            mean of their anchors, gradients that end with their frame.
+            mean of their anchors, springs that pull each anchor by its own stiffness, a ground that
+            takes all normal velocity and leaves a factor of the rest, gradients that end with their
+            frame.
         static_steps: of the static stage; those of the budget when None.
         dynamic_steps: of the dynamic stage; those of the budget when None.
     """
@@ -110,6 +115,22 @@ class SpringGausConfig:
         """
         given = {"static": self.static_steps, "dynamic": self.dynamic_steps}.get(stage)
         return _STEPS[self.budget][stage] if given is None else given
+
+    def ground(self, plane: GroundPlane | None, dt_s: float) -> GroundPlane | None:
+        """The ground that anchors meet.
+
+        Args:
+            plane: where it is, or None.
+            dt_s: time between frames [s]; with `parity` the factor counts for a hundredth of it,
+                the authors' substep.
+
+        Returns:
+            The plane with the law of this job.
+        """
+        if plane is None or not self.parity:
+            return plane
+        step_s = dt_s / _AUTHORS_SUBSTEPS
+        return dataclasses.replace(plane, law=GroundLaw.FACTOR, factor_step_s=step_s)
 
 
 def _wrong(name: str, value: object, expected: str) -> DataError:

@@ -14,15 +14,17 @@ import numpy as np
 import torch
 
 from physgym.errors import BlowUpError
+from physgym.sim.contact import GroundLaw
 from physgym.splats.skinning import Binding, inverse_distance
 from recon.identify.anchor_rollouts import AnchorPhysics, AnchorRollouts
+from recon.identify.anchors import tangential_factor
 from recon.identify.video_loss import VideoLoss
 
 __all__ = ["Descent", "DynamicState", "Dynamics"]
 
 _RATES = {
     "log_stiffness": 0.05, "offset": 0.03, "kappa": 0.03, "log_dashpot": 0.05,
-    "log_friction": 0.03, "logit_restitution": 0.05, "velocity": 0.001,
+    "log_friction": 0.03, "logit_restitution": 0.05, "phi": 0.03, "velocity": 0.001,
 }  # fmt: skip
 _GROW = 0.4  # share of the steps after which all frames are fitted
 _LOOK = 5  # steps between two looks at the held-out frames
@@ -72,6 +74,15 @@ class Dynamics:
     tick: np.ndarray
     truncate: bool = False
 
+    @property
+    def idle(self) -> list[str]:
+        """Names of the values that the ground, or its lack, leaves without effect."""
+        ground = self.rollouts.body.ground
+        coulomb, factor = ["log_friction", "logit_restitution"], ["phi"]
+        if ground is None:
+            return coulomb + factor
+        return factor if ground.law is GroundLaw.COULOMB else coulomb
+
     def physics(self, values: dict[str, torch.Tensor]) -> AnchorPhysics:
         """Parameters of one world.
 
@@ -87,6 +98,7 @@ class Dynamics:
             dashpot_ns_per_m=values["log_dashpot"].exp()[None],
             friction=values["log_friction"].exp()[None],
             restitution=torch.sigmoid(values["logit_restitution"])[None],
+            tangential_factor=tangential_factor(values["phi"])[None],
         )
 
     def anchors(self, values: dict[str, torch.Tensor], frames: int) -> torch.Tensor:
@@ -127,8 +139,9 @@ class Dynamics:
             log_stiffness=values["log_stiffness"][:, None] + values["offset"],
             kappa=values["kappa"],
             dashpot_ns_per_m=values["log_dashpot"].exp(),
-            friction=values["log_friction"].exp()[None],
+            friction=values["log_friction"].exp().reshape(-1),
             restitution=torch.sigmoid(values["logit_restitution"])[None],
+            tangential_factor=tangential_factor(values["phi"])[None],
         )
         ticks = int(self.tick[max(frames)]) + 1
         try:
@@ -141,9 +154,10 @@ class Dynamics:
 
     def at(self, start: dict[str, np.ndarray], index: int) -> dict[str, np.ndarray]:
         """Values at one point of the scan."""
-        scanned = {k: np.array(start[k][index]) for k in ("log_stiffness", "log_dashpot")}
+        scanned = ("log_stiffness", "log_dashpot", "log_friction")
+        one = {k: np.array(start[k][index]) for k in scanned if start[k].ndim}
         offset = start["offset"] if start["offset"].ndim == 1 else start["offset"][index]
-        return {**start, **scanned, "offset": np.array(offset)}
+        return {**start, **one, "offset": np.array(offset)}
 
 
 class Descent:

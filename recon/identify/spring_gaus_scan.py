@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import torch
@@ -17,16 +18,22 @@ from recon.identify.anchor_rollouts import AnchorBody, AnchorRollouts
 from recon.identify.spring_gaus_dynamic import Dynamics
 from recon.tracks import PhysGymWarning
 
-__all__ = ["ramped_values", "scanned_start", "start_values"]
+__all__ = ["ramped_values", "refined", "scanned_start", "start_values"]
 
 _SCAN = 9
 _SOFTEST, _STIFFEST = 3.0, 5000.0  # Young's modulus over the pressure of the body's own weight
 _DAMPING_RATIOS = (0.05, 0.3, 1.0)  # of the lowest mode: rubber, foam, foam that does not rebound
 _AS_GOOD = 1.05  # of the lowest loss: images that were fitted tell no more
 _FRICTION, _RESTITUTION = 0.5, 0.02
+_PHI = -1.0  # as the authors start
+_FINER = (1.0, 0.4)  # parts of the steps below, round by round
+_STEPS = {"log_stiffness": 0.35, "log_dashpot": 0.6, "log_friction": 0.9, "ramp": 0.5}
+_GAIN = 0.99  # of the loss: what is less is no reason to move
 _RAMPS = (-1.5, -0.7, 0.7, 1.5)  # log stiffness at the far end; less at the near one
 _AROUND = ((0.0, 0.0), (0.0, -1.2), (0.7, 0.0))  # added to log stiffness and log dashpot
-_BETTER = 0.9  # of the even body's loss: a ramp must show in the images
+_BETTER = 0.7  # of what an even body leaves in held-out frames: a ramp must show there
+_NOT_FAR = 1.3  # of the lowest loss: even bodies that ramps start from too
+_MOST_AT_ONCE = 3  # values that are moved together
 _THIN = 3.0  # spacings of anchors: a body that is thinner has no ends
 
 
@@ -63,6 +70,7 @@ def start_values(rollouts: AnchorRollouts) -> dict[str, np.ndarray]:
         "kappa": np.zeros(()),
         "log_friction": np.array(math.log(_FRICTION)),
         "logit_restitution": np.array(math.log(_RESTITUTION / (1.0 - _RESTITUTION))),
+        "phi": np.array(_PHI),
     }
 
 
@@ -98,20 +106,58 @@ def ramped_values(even: dict[str, np.ndarray], body: AnchorBody) -> dict[str, np
     }
 
 
+def refined(
+    dynamics: Dynamics, best: dict[str, np.ndarray], loss: float, frames: Sequence[int]
+) -> tuple[dict[str, np.ndarray], float]:
+    """A pattern search around values: stiffness, damping, friction, and how steep a ramp is.
+
+    Without it a ramp would win against an even body that nobody had fitted.
+
+    Args:
+        dynamics: of the body.
+        best: values to start from.
+        loss: of them.
+        frames: that count.
+
+    Returns:
+        Values and their loss, never worse.
+    """
+    names = [k for k in ("log_stiffness", "log_dashpot", "log_friction") if k not in dynamics.idle]
+    names += ["ramp"] if best["offset"].any() else []
+    for part in _FINER:
+        steps = np.array(list(product((-1.0, 0.0, 1.0), repeat=len(names))))
+        if len(names) > _MOST_AT_ONCE:  # one or two at a time
+            steps = steps[np.count_nonzero(steps, axis=1) <= 2]
+        move = {k: part * _STEPS[k] * steps[:, i] for i, k in enumerate(names)}  # of logarithms
+        ramp = np.exp(move.pop("ramp", np.zeros(len(steps))))
+        points = {**best, **{k: best[k] + moved for k, moved in move.items()}}
+        points["offset"] = ramp[:, None] * best["offset"]
+        losses = dynamics.scan(points, frames)
+        lowest = int(np.argmin(losses))
+        if losses[lowest] < _GAIN * loss:
+            best, loss = dynamics.at(points, lowest), float(losses[lowest])
+    return best, loss
+
+
 def scanned_start(
     dynamics: Dynamics,
     velocity_m_per_s: np.ndarray,
     frames: Sequence[int],
     *,
+    held_out: Sequence[int],
+    still: Sequence[int],
     per_anchor: bool,
     name: str,
 ) -> tuple[dict[str, np.ndarray], dict[str, float], float]:
-    """The best of nine stiffnesses with three dampings each, then of ramps around it.
+    """The best of nine stiffnesses with three dampings each, refined, then of ramps around it.
 
     Args:
         dynamics: of the body.
         velocity_m_per_s: at the start, shape (3,).
         frames: that count.
+        held_out: later ones, which tell whether a ramp is true.
+        still: frames before the contact, in which nothing has changed its shape: what of them is
+            not fitted no stiffness can fit.
         per_anchor: a body may be stiffer at one end.
         name: of the video, for a warning.
 
@@ -134,15 +180,35 @@ def scanned_start(
         )  # fmt: skip
     best = _most_damped(losses)
     _warn_at_the_ends(stiffness, best, name)
-    even, loss = dynamics.at(start, best), float(losses[best])
-    ramped = ramped_values(even, dynamics.rollouts.body)
-    if not per_anchor or not len(ramped["offset"]):
+    even, loss = refined(dynamics, dynamics.at(start, best), float(losses[best]), frames)
+    others = [dynamics.at(start, i) for i in _other_dampings(losses, best)]
+    if not per_anchor:
         return even, scanned, loss
-    losses = dynamics.scan(ramped, frames)
-    best = int(np.argmin(losses))
-    if losses[best] < _BETTER * loss:
-        return dynamics.at(ramped, best), scanned, float(losses[best])
-    return even, scanned, loss
+    found = [(even, loss)]
+    for values in (even, *others):
+        ramped = ramped_values(values, dynamics.rollouts.body)
+        if len(ramped["offset"]):
+            losses = dynamics.scan(ramped, frames)
+            lowest = int(np.argmin(losses))
+            values = dynamics.at(ramped, lowest)
+            found.append(refined(dynamics, values, float(losses[lowest]), frames))
+    ramp, steep = min(found[1:], key=lambda item: item[1], default=found[0])
+    floor = dynamics.loss_of(even, still)
+    left = [dynamics.loss_of(values, held_out) - floor for values in (even, ramp)]
+    return (ramp, scanned, steep) if left[1] < _BETTER * left[0] else (even, scanned, loss)
+
+
+def _other_dampings(losses: np.ndarray, best: int) -> list[int]:
+    """The best stiffness at every other damping that is not far behind.
+
+    Even bodies fit a body of two stiffnesses badly, the stiff and damped ones as badly as soft and
+    springy ones, and the ramp that is true starts from either.
+    """
+    by_ratio = losses.reshape(len(_DAMPING_RATIOS), -1)
+    count = by_ratio.shape[1]
+    near = by_ratio.min(axis=1) < _NOT_FAR * losses[best]
+    near[best // count] = False
+    return [int(r) * count + int(by_ratio[r].argmin()) for r in np.flatnonzero(near)]
 
 
 def _most_damped(losses: np.ndarray) -> int:

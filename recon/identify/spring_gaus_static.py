@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from scipy import ndimage
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
@@ -23,11 +24,12 @@ from recon.identify.spring_gaus_config import SpringGausConfig
 from recon.splats.posed_images import PosedImages
 from recon.splats.static import StaticConfig, fit_static, initial_cloud, seen_colours
 
-__all__ = ["appearance", "scanned_cloud", "static_cloud", "whole_body"]
+__all__ = ["appearance", "scanned_cloud", "static_cloud", "unseen", "whole_body"]
 
 _SOLID = 0.1  # opacity from which a Gaussian is part of the body
 _JOINED = 4.0  # usual distances of neighbours that a gap within a body may have
 _FEWEST = 8
+_DRIFT = 0.7  # usual distances of neighbours that a Gaussian may have moved from its start
 _LEAST_LEFT = 0.5  # of the Gaussians; more that turn transparent are a failed fit
 
 
@@ -52,6 +54,36 @@ def static_cloud(
     settings = StaticConfig(iterations=steps, radius_m=radius_m, densify=None, seed=config.seed)
     with progress.stage("static Gaussians", steps) as tick:
         return whole_body(fit_static(start, views, settings, on_step=tick))
+
+
+def unseen(surface: np.ndarray, cloud: GaussianCloud, views: PosedImages) -> np.ndarray:
+    """Measured points whose Gaussians are gone and which no mask contradicts.
+
+    Images tell nothing of an underside, and Gaussians there fade or drift. A body filled without
+    its lower corners stands on what is left, and turns when it lands.
+
+    Args:
+        surface: measured or completed points that the Gaussians started from [m], shape (G, 3).
+        cloud: what is left of them.
+        views: of the first frame.
+
+    Returns:
+        Some of the points, shape (K, 3).
+    """
+    gap, _ = cKDTree(surface).query(surface, k=2)
+    far, _ = cKDTree(cloud.mean.double().numpy()).query(surface)
+    gone = surface[far > _DRIFT * float(np.median(gap[:, 1]))]
+    fits = np.ones(len(gone), bool)
+    for v, camera in enumerate(views.cameras):
+        pixel, _ = camera.project(gone)
+        # A pixel more on every side: points are as noisy as depth images.
+        allowed = ndimage.binary_dilation(
+            ((views.mask[v] >= 0.5) | (views.known[v] < 0.5)).numpy(), np.ones((3, 3))
+        )
+        inside = camera.visible(pixel)
+        column, row = np.rint(pixel[inside]).astype(int).T
+        fits[inside] &= allowed[row, column]
+    return gone[fits]
 
 
 def scanned_cloud(path: str, views: PosedImages, progress: Progress) -> GaussianCloud:

@@ -15,9 +15,12 @@ import torch
 
 from physgym import __version__
 from physgym.sim.build import law_code
+from physgym.sim.contact import GroundLaw
 from physgym.sim.spring_mass import ForceLaw
 from physgym.splats.cloud import GaussianCloud
 from physgym.twin import Twin
+from recon.identify.anchor_rollouts import AnchorPhysics
+from recon.identify.anchors import asymmetry_of
 from recon.identify.spring_gaus_config import SpringGausConfig
 from recon.identify.spring_gaus_dynamic import Dynamics
 from recon.identify.video_scene import VideoScene
@@ -126,7 +129,8 @@ def _parameters(parts: TwinParts) -> dict[str, Any]:
     physics = parts.dynamics.physics(values)
     stiffness_n = float(physics.log_stiffness.mean().exp())
     springs = body.springs
-    stiffness = springs.stiffness(physics.log_stiffness, physics.kappa)
+    pulls = springs.pulls(physics.log_stiffness, physics.kappa)
+    stiffness = pulls.mean(dim=-1)
     natural = parts.dynamics.rollouts.natural_lengths(stiffness)[0].double().numpy()
     ratio = stiffness[0].numpy() / stiffness_n
     made: dict[str, Any] = {
@@ -150,12 +154,29 @@ def _parameters(parts: TwinParts) -> dict[str, Any]:
         "start_velocity_m_per_s": np.asarray(parts.values["velocity"], np.float64),
         "start_spin_rad_per_s": np.zeros(3),
     }
-    if scene.ground is not None:
-        made["ground_normal"] = np.array(scene.ground.normal)
-        made["ground_offset_m"] = np.array(scene.ground.offset_m)
-        made["friction"] = physics.friction[0].numpy()
-        made["restitution"] = physics.restitution[0].numpy()
-    return made
+    if body.directed:
+        made["spring_asymmetry"] = asymmetry_of(pulls)[0].numpy()
+    return made | _ground(parts, physics)
+
+
+def _ground(parts: TwinParts, physics: AnchorPhysics) -> dict[str, Any]:
+    ground = parts.dynamics.rollouts.body.ground
+    if ground is None:
+        return {}
+    made = {
+        "ground_normal": np.array(ground.normal),
+        "ground_offset_m": np.array(ground.offset_m),
+    }
+    if ground.law is GroundLaw.COULOMB:
+        return made | {
+            "friction": physics.friction[0].numpy(),
+            "restitution": physics.restitution[0].numpy(),
+        }
+    return made | {
+        "ground_law": np.array(ground.law.value, np.int32),
+        "tangential_factor": physics.tangential_factor[0].numpy(),
+        "factor_step_s": np.array(ground.factor_step_s),
+    }
 
 
 def _provenance(parts: TwinParts) -> dict[str, Any]:

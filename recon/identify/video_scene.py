@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["VideoScene", "hull_of"]
 
+_FEWEST_MEASURED = 20  # points of a surface that is worth to start from
 _HULL_CELLS = 30  # along the longest side of the box that all cameras look at
 
 
@@ -141,6 +142,11 @@ class VideoScene:
         found = partial(handling_of, self.perception, self.clock, nodes)
         return found(simulate=simulate)
 
+    @property
+    def has_surface(self) -> bool:
+        """Whether frame 0 was measured; else the masks alone tell its shape."""
+        return len(self.surface) >= _FEWEST_MEASURED
+
     def start_points(self, views: PosedImages, most: int) -> tuple[np.ndarray, np.ndarray]:
         """Where Gaussians of frame 0 start, and what is inside.
 
@@ -151,7 +157,7 @@ class VideoScene:
         Returns:
             Points of the surface, and points inside [m], shapes (G, 3) and (K, 3).
         """
-        if len(self.surface) >= 20:
+        if self.has_surface:
             keep, _ = thinned_nodes(self.surface, 1e-4, most)
             return self.surface[keep], self.inside
         hull, spacing_m = hull_of(views, most)

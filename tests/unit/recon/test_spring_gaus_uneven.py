@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from uneven_cases import FPS, MASS_KG, UnevenDrop, uneven_drop
+from uneven_cases import FPS, MASS_KG, SIZE_M, UnevenDrop, uneven_drop
 
 from physgym.splats.rasterize import rasterize
 from physgym.twin import Twin
@@ -66,12 +66,26 @@ def psnr_of(twin: Twin, made: UnevenDrop) -> float:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_soft_half_is_found_and_helps_to_predict() -> None:
-    """Soft below; `physgym benchmark looks` has a block whose halves lie side by side."""
-    made = uneven_drop((0.0, 0.0, 1.0))
+    """Halves along y, thrown aslant; `physgym benchmark looks` has another block of halves."""
+    made = uneven_drop(
+        (0.0, 1.0, 0.0), soft_pa=1e4, ratio=3.0, height_m=0.05, velocity=(0.4, -0.2, -1.2)
+    )
     many, one = (found(made, per_anchor=p) for p in (True, False))
-    # The truth is ln 8 = 2.1. Images of one rebound tell a part of it (1.5 was measured); descent
-    # without the scan of ramps ends between 0 and 0.9.
+    # The truth is ln 3 = 1.1; 0.9 was measured, and descent without the scan of ramps found 0.3.
     assert one.contrast == pytest.approx(0.0, abs=0.15)  # ranks of springs differ, stiffness not
-    assert many.contrast > 1.0
-    # 6.9 dB was measured; runs with other settings scatter by 1 dB.
-    assert many.psnr_db > one.psnr_db + 2.0
+    assert 0.6 < many.contrast < 1.4
+    # 7 dB was measured; runs with other settings scatter by 1 dB.
+    assert many.psnr_db > one.psnr_db + 3.0
+
+
+@pytest.mark.slow
+def test_an_even_block_is_found_to_be_even() -> None:
+    """No ramp is taken, and E V = 8.2 N m comes out; frames that were not learned say so."""
+    made = uneven_drop((0.0, 0.0, 1.0), soft_pa=1.7e4, ratio=1.0)
+    video = made.video(TRAIN)
+    config = SpringGausConfig(**{**vars(CONFIG), "dynamic_steps": 0})
+    twin = identify_video(video, made.scene(video), config, name="even")
+    assert twin.provenance["log_stiffness_spread"] == 0.0
+    volume_m3 = float(np.prod(SIZE_M))
+    # Images are 96 pixels wide and a network's Poisson ratio is only about the truth's 1/4.
+    assert twin.provenance["young_times_volume_nm"] == pytest.approx(1.7e4 * volume_m3, rel=0.5)
