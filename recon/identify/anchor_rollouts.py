@@ -88,6 +88,8 @@ class AnchorPhysics:
         dashpot_ns_per_m: along every spring [N s/m], shape (B or 1,).
         friction: Coulomb's, of the ground, shape (B or 1,).
         restitution: of an anchor that meets the ground, shape (B or 1,).
+        grip_ratio: stiffness of a grip's springs over that of the anchors' own on average, shape
+            (B or 1,).
         tangential_factor: of a ground of law `GroundLaw.FACTOR`, in place of the two above, shape
             (B or 1,).
     """
@@ -97,7 +99,14 @@ class AnchorPhysics:
     dashpot_ns_per_m: torch.Tensor
     friction: torch.Tensor
     restitution: torch.Tensor
+    grip_ratio: torch.Tensor = field(default_factory=lambda: torch.ones(1))
     tangential_factor: torch.Tensor = field(default_factory=lambda: torch.ones(1))
+
+
+def _beside(own: torch.Tensor, grips: torch.Tensor) -> torch.Tensor:
+    """Columns of worlds, of which either may have one row for all."""
+    worlds = max(len(own), len(grips))
+    return torch.cat([own.expand(worlds, -1), grips.expand(worlds, -1)], dim=1).float()
 
 
 class AnchorRollouts:
@@ -237,19 +246,20 @@ class AnchorRollouts:
     def _parameters(
         self, physics: AnchorPhysics, pulls: torch.Tensor, acting: tuple[int, ...]
     ) -> SpringMassParameters:
-        """Springs between anchors, then those of the grips, as stiff as an anchor is on average."""
+        """Springs between anchors, then those of the grips."""
         held, stiffness = self._grips_of(acting), pulls.mean(dim=-1)
         own = self.natural_lengths(stiffness)
         grips = np.concatenate([np.zeros(0), *(self._springs[g].rest_length_m for g in held)])
         extra = len(grips)
         length = torch.as_tensor(grips, dtype=torch.float32).expand(len(own), extra)
         usual = physics.log_stiffness.mean(dim=-1, keepdim=True).exp()
+        hold = usual * physics.grip_ratio[:, None]
         points = sum(self.grips[g].position.shape[1] for g in held)
         nodes = len(self.body.anchors)
         made = SpringMassParameters(
             # Stiffness of a spring that the soft vector switches off has no logarithm.
             log_stiffness=torch.zeros(1, 1),
-            eta=torch.cat([stiffness, usual.expand(-1, extra)], dim=1).float(),
+            eta=_beside(stiffness, hold.expand(-1, extra)),
             rest_length_m=torch.cat([own, length], dim=1),
             dashpot_ns_per_m=physics.dashpot_ns_per_m.float()[:, None],
             mass_kg=torch.full((1, nodes + points), self.body.mass_kg / nodes),

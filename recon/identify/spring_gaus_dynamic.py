@@ -25,6 +25,7 @@ __all__ = ["Descent", "DynamicState", "Dynamics"]
 _RATES = {
     "log_stiffness": 0.05, "offset": 0.03, "kappa": 0.03, "log_dashpot": 0.05,
     "log_friction": 0.03, "logit_restitution": 0.05, "phi": 0.03, "velocity": 0.001,
+    "log_grip": 0.05,
 }  # fmt: skip
 _GROW = 0.4  # share of the steps after which all frames are fitted
 _LOOK = 5  # steps between two looks at the held-out frames
@@ -76,12 +77,13 @@ class Dynamics:
 
     @property
     def idle(self) -> list[str]:
-        """Names of the values that the ground, or its lack, leaves without effect."""
+        """Names of the values that have no effect: nothing holds, or the ground has another law."""
         ground = self.rollouts.body.ground
         coulomb, factor = ["log_friction", "logit_restitution"], ["phi"]
+        made = [] if self.rollouts.grips else ["log_grip"]
         if ground is None:
-            return coulomb + factor
-        return factor if ground.law is GroundLaw.COULOMB else coulomb
+            return made + coulomb + factor
+        return made + (factor if ground.law is GroundLaw.COULOMB else coulomb)
 
     def physics(self, values: dict[str, torch.Tensor]) -> AnchorPhysics:
         """Parameters of one world.
@@ -98,6 +100,7 @@ class Dynamics:
             dashpot_ns_per_m=values["log_dashpot"].exp()[None],
             friction=values["log_friction"].exp()[None],
             restitution=torch.sigmoid(values["logit_restitution"])[None],
+            grip_ratio=values["log_grip"].exp().reshape(-1),
             tangential_factor=tangential_factor(values["phi"])[None],
         )
 
@@ -141,6 +144,7 @@ class Dynamics:
             dashpot_ns_per_m=values["log_dashpot"].exp(),
             friction=values["log_friction"].exp().reshape(-1),
             restitution=torch.sigmoid(values["logit_restitution"])[None],
+            grip_ratio=values["log_grip"].exp().reshape(-1),
             tangential_factor=tangential_factor(values["phi"])[None],
         )
         ticks = int(self.tick[max(frames)]) + 1
@@ -154,7 +158,7 @@ class Dynamics:
 
     def at(self, start: dict[str, np.ndarray], index: int) -> dict[str, np.ndarray]:
         """Values at one point of the scan."""
-        scanned = ("log_stiffness", "log_dashpot", "log_friction")
+        scanned = ("log_stiffness", "log_dashpot", "log_friction", "log_grip")
         one = {k: np.array(start[k][index]) for k in scanned if start[k].ndim}
         offset = start["offset"] if start["offset"].ndim == 1 else start["offset"][index]
         return {**start, **one, "offset": np.array(offset)}

@@ -27,7 +27,9 @@ _AS_GOOD = 1.05  # of the lowest loss: images that were fitted tell no more
 _FRICTION, _RESTITUTION = 0.5, 0.02
 _PHI = -1.0  # as the authors start
 _FINER = (1.0, 0.4)  # parts of the steps below, round by round
-_STEPS = {"log_stiffness": 0.35, "log_dashpot": 0.6, "log_friction": 0.9, "ramp": 0.5}
+_STEPS = {
+    "log_stiffness": 0.35, "log_dashpot": 0.6, "log_friction": 0.9, "log_grip": 1.2, "ramp": 0.5,
+}  # fmt: skip
 _GAIN = 0.99  # of the loss: what is less is no reason to move
 _RAMPS = (-1.5, -0.7, 0.7, 1.5)  # log stiffness at the far end; less at the near one
 _AROUND = ((0.0, 0.0), (0.0, -1.2), (0.7, 0.0))  # added to log stiffness and log dashpot
@@ -71,6 +73,7 @@ def start_values(rollouts: AnchorRollouts) -> dict[str, np.ndarray]:
         "log_friction": np.array(math.log(_FRICTION)),
         "logit_restitution": np.array(math.log(_RESTITUTION / (1.0 - _RESTITUTION))),
         "phi": np.array(_PHI),
+        "log_grip": np.zeros(()),
     }
 
 
@@ -109,7 +112,7 @@ def ramped_values(even: dict[str, np.ndarray], body: AnchorBody) -> dict[str, np
 def refined(
     dynamics: Dynamics, best: dict[str, np.ndarray], loss: float, frames: Sequence[int]
 ) -> tuple[dict[str, np.ndarray], float]:
-    """A pattern search around values: stiffness, damping, friction, and how steep a ramp is.
+    """A pattern search around values: stiffness, damping, friction, grip, how steep a ramp is.
 
     Without it a ramp would win against an even body that nobody had fitted.
 
@@ -122,7 +125,7 @@ def refined(
     Returns:
         Values and their loss, never worse.
     """
-    names = [k for k in ("log_stiffness", "log_dashpot", "log_friction") if k not in dynamics.idle]
+    names = [k for k in _STEPS if k not in ("ramp", *dynamics.idle)]
     names += ["ramp"] if best["offset"].any() else []
     for part in _FINER:
         steps = np.array(list(product((-1.0, 0.0, 1.0), repeat=len(names))))

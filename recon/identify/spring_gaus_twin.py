@@ -148,7 +148,7 @@ def _parameters(parts: TwinParts) -> dict[str, Any]:
         "length_exponent": np.array(0.0),
         "grip_radius_m": np.array(body.grip_radius_m),
         "grip_neighbours": np.array(body.grip_neighbours, np.int32),
-        "grip_stiffness_ratio": np.array(1.0),
+        "grip_stiffness_ratio": physics.grip_ratio[0].numpy(),
         "pusher_friction": np.array(_PUSHER_FRICTION),
         "surface_position_m": parts.cloud.mean.numpy(),
         "start_velocity_m_per_s": np.asarray(parts.values["velocity"], np.float64),

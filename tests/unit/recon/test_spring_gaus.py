@@ -80,6 +80,7 @@ def true_values(fallen: Drop) -> dict[str, np.ndarray]:
         "log_friction": np.log(physics.friction[0].numpy()),
         "logit_restitution": np.log(0.02 / 0.98) * np.ones(()),
         "phi": np.array(-1.0),
+        "log_grip": np.zeros(()),
         "velocity": VELOCITY,
     }
 
@@ -332,13 +333,24 @@ def test_what_was_fitted_is_what_the_twin_does(fallen: Drop) -> None:
 
     job = _Job(video, held, quick, _silent(), None)
     job.go()
+    job.state.best["log_grip"] = np.array(1.5)  # whatever was found: the twin must have the same
     values = {k: torch.as_tensor(v) for k, v in job.state.best.items()}
     fitted = job.dynamics.anchors(values, 10).numpy()
+    soft = job.dynamics.anchors({**values, "log_grip": torch.tensor(0.0)}, 10).numpy()
+    assert np.abs(soft - fitted).max() > 5e-4  # the grip's stiffness matters
     from recon.identify.spring_gaus_twin import make_twin
 
     made = simulate_gripped(make_twin(job.parts(), "held"), grips, DT_S, frames=10)
     # Logarithms of stiffness and floors of springs that are switched off: float32's few digits.
     np.testing.assert_allclose(made, fitted, atol=2e-4)
+
+    def middle(log_grip: torch.Tensor) -> torch.Tensor:
+        return job.dynamics.anchors({**values, "log_grip": log_grip}, 8)[-1].mean(dim=0)[0]
+
+    at = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
+    middle(at).backward()
+    slope = float(middle(torch.tensor(1.55)) - middle(torch.tensor(1.45))) / 0.1
+    assert float(at.grad) == pytest.approx(slope, rel=0.05)  # float32 positions
 
 
 def test_a_standing_body_stays_as_it_stands(fallen: Drop) -> None:
