@@ -88,9 +88,9 @@ class AnchorPhysics:
         dashpot_ns_per_m: along every spring [N s/m], shape (B or 1,).
         friction: Coulomb's, of the ground, shape (B or 1,).
         restitution: of an anchor that meets the ground, shape (B or 1,).
-        grip_ratio: stiffness of a grip's springs over that of the anchors' own on average, shape
-            (B or 1,).
         tangential_factor: of a ground of law `GroundLaw.FACTOR`, in place of the two above, shape
+            (B or 1,).
+        grip_ratio: stiffness of a grip's springs over that of the anchors' own on average, shape
             (B or 1,).
     """
 
@@ -99,8 +99,8 @@ class AnchorPhysics:
     dashpot_ns_per_m: torch.Tensor
     friction: torch.Tensor
     restitution: torch.Tensor
-    grip_ratio: torch.Tensor = field(default_factory=lambda: torch.ones(1))
     tangential_factor: torch.Tensor = field(default_factory=lambda: torch.ones(1))
+    grip_ratio: torch.Tensor = field(default_factory=lambda: torch.ones(1))
 
 
 def _beside(own: torch.Tensor, grips: torch.Tensor) -> torch.Tensor:
