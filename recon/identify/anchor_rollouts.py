@@ -5,6 +5,7 @@ Shapes: B worlds, T ticks, A anchors, S springs, K driven points.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -134,7 +135,7 @@ class AnchorRollouts:
         self.body, self.grips, self.pushers, self.dt_s = body, grips, pushers, dt_s
         self.ticks = ticks
         self._springs = [self._held(grip) for grip in grips]
-        self._solvers: dict[tuple[tuple[int, ...], int], SpringMassSolver] = {}
+        self._own = threading.local()  # a solver keeps what its last rollout needs
 
     def __call__(
         self,
@@ -276,7 +277,9 @@ class AnchorRollouts:
     def _solver(
         self, acting: tuple[int, ...], worlds: int, given: SpringMassParameters
     ) -> SpringMassSolver:
-        if (acting, worlds) not in self._solvers:
+        solvers: dict[tuple[tuple[int, ...], int], SpringMassSolver]
+        solvers = self._own.__dict__.setdefault("solvers", {})
+        if (acting, worlds) not in solvers:
             body, held = self.body, self._grips_of(acting)
             nodes = len(body.anchors)
             rest, edges, base = [body.anchors], [body.springs.edges], nodes
@@ -300,7 +303,5 @@ class AnchorRollouts:
                 directed=body.directed,
             )
             one = SpringMassParameters(**{k: v.detach() for k, v in vars(given).items()})
-            self._solvers[acting, worlds] = SpringMassSolver(
-                model, one, worlds=worlds, device="cpu"
-            )
-        return self._solvers[acting, worlds]
+            solvers[acting, worlds] = SpringMassSolver(model, one, worlds=worlds, device="cpu")
+        return solvers[acting, worlds]

@@ -31,6 +31,7 @@ _STEPS = {
     "log_stiffness": 0.35, "log_dashpot": 0.6, "log_friction": 0.9, "log_grip": 1.2, "ramp": 0.5,
 }  # fmt: skip
 _GAIN = 0.99  # of the loss: what is less is no reason to move
+_WORTH = 0.5  # of what nothing can fit: an even body that leaves less needs no ramp
 _RAMPS = (-1.5, -0.7, 0.7, 1.5)  # log stiffness at the far end; less at the near one
 _AROUND = ((0.0, 0.0), (0.0, -1.2), (0.7, 0.0))  # added to log stiffness and log dashpot
 _BETTER = 0.7  # of what an even body leaves in held-out frames: a ramp must show there
@@ -172,7 +173,7 @@ def scanned_start(
     """
     start = start_values(dynamics.rollouts)
     start["velocity"] = velocity_m_per_s
-    losses = dynamics.scan(start, frames)
+    losses = _scanned(dynamics, start, frames)
     stiffness, dashpot = np.exp(start["log_stiffness"]), np.exp(start["log_dashpot"])
     scanned = {f"{k:.4g} N, {d:.2g} N s/m": float(v) for k, d, v in zip(stiffness, dashpot, losses)}
     if not np.isfinite(losses).any():
@@ -185,7 +186,8 @@ def scanned_start(
     _warn_at_the_ends(stiffness, best, name)
     even, loss = refined(dynamics, dynamics.at(start, best), float(losses[best]), frames)
     others = [dynamics.at(start, i) for i in _other_dampings(losses, best)]
-    if not per_anchor:
+    floor = dynamics.loss_of(even, still)
+    if not per_anchor or loss < (1.0 + _WORTH) * floor:
         return even, scanned, loss
     found = [(even, loss)]
     for values in (even, *others):
@@ -196,9 +198,23 @@ def scanned_start(
             values = dynamics.at(ramped, lowest)
             found.append(refined(dynamics, values, float(losses[lowest]), frames))
     ramp, steep = min(found[1:], key=lambda item: item[1], default=found[0])
-    floor = dynamics.loss_of(even, still)
     left = [dynamics.loss_of(values, held_out) - floor for values in (even, ramp)]
     return (ramp, scanned, steep) if left[1] < _BETTER * left[0] else (even, scanned, loss)
+
+
+def _scanned(dynamics: Dynamics, start: dict[str, np.ndarray], frames: Sequence[int]) -> np.ndarray:
+    """Losses from soft to stiff, until they have been high twice: stiff bodies take longest."""
+    count = len(start["log_stiffness"]) // len(_DAMPING_RATIOS)
+    made, column = (
+        np.full((len(_DAMPING_RATIOS), count), np.inf),
+        count * np.arange(len(_DAMPING_RATIOS)),
+    )
+    for k in range(count):
+        some = {n: start[n][column + k] for n in ("log_stiffness", "log_dashpot")}
+        made[:, k] = dynamics.scan({**start, **some}, frames)
+        if k > 1 and (made[:, k - 1 : k + 1].min(axis=0) > _NOT_FAR * made.min()).all():
+            break
+    return made.ravel()
 
 
 def _other_dampings(losses: np.ndarray, best: int) -> list[int]:
@@ -210,8 +226,9 @@ def _other_dampings(losses: np.ndarray, best: int) -> list[int]:
     by_ratio = losses.reshape(len(_DAMPING_RATIOS), -1)
     count = by_ratio.shape[1]
     near = by_ratio.min(axis=1) < _NOT_FAR * losses[best]
-    near[best // count] = False
-    return [int(r) * count + int(by_ratio[r].argmin()) for r in np.flatnonzero(near)]
+    stiffness = by_ratio.argmin(axis=1)
+    near &= stiffness != best % count  # the same body but for its damping is a step of the search
+    return [int(r) * count + int(stiffness[r]) for r in np.flatnonzero(near)]
 
 
 def _most_damped(losses: np.ndarray) -> int:
