@@ -30,7 +30,7 @@ import yaml
 from physgym import __version__
 from physgym.config import config_from_plain, config_to_plain
 from physgym.errors import DataError
-from physgym.files import write_atomically
+from physgym.files import check_writable, write_atomically
 
 __all__ = ["Checkpoint", "RunFolder", "load_config"]
 
@@ -64,7 +64,7 @@ class RunFolder:
 
     Raises:
         DataError: if the folder holds something else, or a run and ``resume`` is not set, or a
-            run whose configuration differs from this one.
+            run whose configuration differs from this one; or if nothing can be written there.
     """
 
     def __init__(self, path: Path | str, config: Any, *, resume: bool = False, keep: int = 2):
@@ -92,6 +92,7 @@ class RunFolder:
                 expected="a new or empty folder, or one with config.yaml",
                 fix="choose another --out",
             )
+        check_writable(self.path, str(self.path))
         self._checkpoints = self.path / "checkpoints"
         self._checkpoints.mkdir(parents=True, exist_ok=True)
         if not config_file.is_file():

@@ -28,9 +28,10 @@ __all__ = ["Benchmark", "Reconstruct", "train_share"]
 class Reconstruct(SpringGausFlags):
     """Make a twin from recordings of a soft object.
 
-    SOURCE is an episode of RGB-D cameras (a rosbag2 folder, a PhysTwin case, a folder of images;
+    PATH is an episode of cameras (a rosbag2 folder, a PhysTwin case, a folder of images;
     docs/capture.md), or tracks: an .npz (keys: time, points, visible, driven or driven_index), a
-    file of clips, or a folder of them; the README shows the layouts.
+    file of clips, or a folder of them; the README shows the layouts. Cameras without depth are
+    enough for mosa and spring-gaus: with --ground, and --box where no masks were recorded.
     Ctrl-C keeps the best found so far; --resume goes on with a run that was cut off.
     """
 
@@ -66,13 +67,14 @@ class Reconstruct(SpringGausFlags):
     """Mass of the object without its driven points [kg]. The motion does not tell it: when not
     given it is the recording's own note, else 0.1 kg (1 g a point for tracks)."""
     ground: float | None = None
-    """Of tracks, and of episodes without depth: height of a level ground that the object touches
-    [m]; none when not given. Episodes with depth find their table."""
+    """Of tracks, and of episodes without depth: height of a level ground that the object may land
+    on [m]; none when not given. Episodes with depth find their table."""
     click: tuple[str, ...] = ()
     """Of an episode without recorded masks: where the object is in a camera's first image, as
     CAMERA:U,V; all clicks follow one flag."""
     box: tuple[str, ...] = ()
-    """Likewise around the object: --box cam0:90,5,210,160 cam1:100,0,220,158"""
+    """The same, and usually better: CAMERA:LEFT,TOP,RIGHT,BOTTOM around it. Without depth every
+    camera needs one or the other: --box cam0:90,5,210,160 cam1:100,0,220,158"""
     nodes: int = 700
     """Of an episode: nodes of the network at most (spring-gaus: 400); time grows with it."""
     self_collision: Literal["auto", "on", "off"] = "auto"
@@ -113,11 +115,12 @@ class Reconstruct(SpringGausFlags):
                 f"--kind {self.kind} of tracks", where="reconstruct", expected="rope or network"
             )
         if self.method == "spring-gaus":
+            what = "holds tracks" if self.source.expanduser().exists() else "is not there"
             raise DataError(
-                f"{self.source} holds tracks",
+                f"{self.source} {what}",
                 where="reconstruct: --method spring-gaus",
                 expected="an episode: the method fits images",
-                fix="use --method phystwin or mosa for tracks",
+                fix="name an episode, or use --method phystwin or mosa for tracks",
             )
         check_place(self.out)
         if self.method == "mosa":
@@ -140,10 +143,13 @@ class Reconstruct(SpringGausFlags):
         grounded = self.ground is not None and self.method == "phystwin"
         if self.kind == "network" or self.residual or grounded:
             raise DataError(
-                "--kind network, --residual and --ground are for tracks",
+                "--ground with --method phystwin"
+                if grounded
+                else "--kind network or --residual for an episode",
                 where="reconstruct",
-                expected="--kind auto, rope, sheet or volume for an episode",
-                fix="leave them out",
+                expected="--kind auto, rope, sheet or volume; --ground of an episode only with a "
+                "method that needs no depth (mosa, spring-gaus)",
+                fix="leave it out",
             )
         config = ReconstructConfig(
             method=self.method,

@@ -144,8 +144,8 @@ def no_extrinsics(
         f"nothing says where {', '.join(unknown)} stood; {known}",
         where=f"{where}: /tf_static",
         expected=f"transforms from {world!r} to each camera's optical frame, which stand still",
-        fix="record /tf_static, name its root with world_frame=, or give calibration=FILE.yaml "
-        "from `physgym calibrate`",
+        fix="record /tf_static, name its root with world_frame=, or give the file from `physgym "
+        "calibrate`: --calibration FILE.yaml, in Python calibration=FILE.yaml",
     )
 
 

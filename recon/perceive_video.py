@@ -31,7 +31,7 @@ from recon.perception.perceive_episode import (
     recorded_gravity,
 )
 from recon.perception.prompt import Prompt, mask_from_prompt
-from recon.perception.recorded import recorded_grippers, recorded_masks
+from recon.perception.recorded import check_first_masks, recorded_grippers, recorded_masks
 from recon.perception.result import Kind, Perception
 from recon.perception.segment import FlowSegmenter
 from recon.perception.table import Plane
@@ -43,6 +43,7 @@ _GRAVITY = (0.0, 0.0, -9.81)
 _HULL_POINTS = 6000  # of the lattice; a third of them is surface
 _LEAST_VIEWS = 2  # in whose images a point lies
 _LEAST_COVERED = 0.5  # of a mask, by what all cameras see
+_LEAST_ABOVE = 0.8  # of that, by what is above the ground
 _MOST_OF_IMAGE = 0.5  # a mask that is larger is the background
 # Raised with every change that changes results: kept files of before are made again.
 _METHOD = 1
@@ -112,8 +113,8 @@ def perceive_video(
         Its points are the visual hull of frame 0, above the ground: surface first, then inside.
 
     Raises:
-        DataError: if a camera has no mask, a prompt finds nothing, or masks and cameras do not
-            agree about any point.
+        DataError: if a camera has no mask, all masks are empty at first or one fills the image, a
+            prompt finds nothing, or masks and cameras do not agree about any point.
     """
     sets = episode.synchronized()
     if not len(sets):
@@ -133,6 +134,7 @@ def perceive_video(
         for view, own in zip(views, known, strict=True)
     ]
     _check_sizes(episode.name, every)
+    check_first_masks(episode.name, sets.cameras, [one[0] for one in every])
     masks = np.stack(every)
     hidden = [np.asarray(one[0], bool) for one in recorded.blocked] if recorded.blocked else None
     surface, inside = _hull(views, masks[:, 0], hidden, ground_m)
@@ -284,10 +286,15 @@ def _masks(
             f"no mask of the object is recorded for {camera}, and no depth to find it by",
             where=f"{name}: perceive, without depth",
             expected="masks with the label 'object', of the first frame at least, in every camera",
-            fix=f"--box {camera}:LEFT,TOP,RIGHT,BOTTOM around the object in its first image "
-            "(compare and score have it), or record masks, or depth",
+            fix=f"--box {camera}:LEFT,TOP,RIGHT,BOTTOM around the object in its first image, or "
+            "record masks, or depth",
         )
-    first = mask_from_prompt(np.asarray(view.rgb[0]), prompts[camera])
+    try:
+        first = mask_from_prompt(np.asarray(view.rgb[0]), prompts[camera])
+    except DataError as error:
+        size = f"{view.camera.width} x {view.camera.height} pixels"
+        where = f"{name}: --click or --box of {camera}, {size}"
+        raise DataError(error.what, where=where, expected=error.expected, fix=error.fix) from error
     if first.mean() > _MOST_OF_IMAGE:
         raise DataError(
             f"the prompt found {first.mean():.0%} of the image",
@@ -324,12 +331,15 @@ def _hull(
             expected=f"{_LEAST_VIEWS} cameras or more that see the object from different sides",
             fix="add a camera, or record depth",
         )
-    _check_agreement(points, spacing_m, views, masks)
+    covered = _covered(points, spacing_m, views, masks)
+    _check_agreement(covered)
     if ground_m is not None:
         points = points[points[:, 2] >= ground_m]
-        if not len(points):
+        left = _covered(points, spacing_m, views, masks)
+        # What the hull has below the real ground hides behind what is above it.
+        if not len(points) or any(left[c] < _LEAST_ABOVE * covered[c] for c in covered):
             raise DataError(
-                "the object is below the ground in the first frame",
+                "the object, or a good part of it, is below the ground in the first frame",
                 where=f"--ground {ground_m:g}",
                 expected="the height of what the object may land on, in the cameras' world [m]",
                 fix="correct the height, or the cameras' poses",
@@ -338,11 +348,11 @@ def _hull(
     return points[outer], points[~outer]
 
 
-def _check_agreement(
+def _covered(
     points: np.ndarray, spacing_m: float, views: Sequence[View], masks: np.ndarray
-) -> None:
-    """Refuse masks that are of different things, or cameras that stand elsewhere."""
-    wrong = []
+) -> dict[str, float]:
+    """Which share of each camera's mask points cover; cameras that see nothing are left out."""
+    shares = {}
     for view, mask in zip(views, masks, strict=True):
         camera = view.camera
         pixels, depth = camera.project(points)
@@ -355,9 +365,13 @@ def _check_agreement(
             drawn[row.clip(0, camera.height - 1), column.clip(0, camera.width - 1)] = 1
             edge_px = int(np.ceil(camera.K[0, 0] * spacing_m / float(np.median(depth[there]))))
             drawn = cv2.dilate(drawn, np.ones((2 * edge_px + 1,) * 2, np.uint8))
-        covered = float((drawn[mask] > 0).mean())
-        if covered < _LEAST_COVERED:
-            wrong.append(f"{covered:.0%} of the mask of {camera.name}")
+        shares[camera.name] = float((drawn[mask] > 0).mean())
+    return shares
+
+
+def _check_agreement(covered: Mapping[str, float]) -> None:
+    """Refuse masks that are of different things, or cameras that stand elsewhere."""
+    wrong = [f"{s:.0%} of the mask of {c}" for c, s in covered.items() if s < _LEAST_COVERED]
     if wrong:
         raise DataError(
             f"what all cameras see fills {', '.join(wrong)}",

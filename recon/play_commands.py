@@ -26,8 +26,8 @@ class Play:
 
     A twin is simulated in real time under two hands: W S A D Q E move the left one, I K J L U O the
     right one, the mouse drags the body. --episode shows its prediction beside that recording.
-    Nothing is fetched from the network, and the page is reached from this machine only. Ctrl-C
-    ends it.
+    Nothing is fetched from the network, and the page is reached from this machine only, unless
+    --host says otherwise. Ctrl-C ends it.
     """
 
     source: Annotated[Path, tyro.conf.Positional]

@@ -321,9 +321,10 @@ def check_place(out: Path) -> None:
         out: where the twin is to go.
 
     Raises:
-        DataError: if it has no name.
+        DataError: if it has no name, or nothing can be written there.
         TwinError: if something else stands there.
     """
+    from physgym.files import check_writable
     from physgym.twin import is_twin_folder
 
     if not out.name:
@@ -336,6 +337,7 @@ def check_place(out: Path) -> None:
             expected="a twin, an empty folder or nothing",
             fix="choose another folder, or move this one away",
         )
+    check_writable(out.with_name(f"{out.name}.run"), f"--out {out}")
 
 
 def _as_bag(source: Path, out: Path, stack: ExitStack) -> Path:

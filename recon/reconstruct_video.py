@@ -197,6 +197,9 @@ def reconstruct_film(
         twin = twin.replace(provenance={**twin.provenance, **notes})
         twin.save(out)
         finished = not twin.provenance["stopped_early"]
+    except DataError:
+        finished = True  # to go on would end likewise, and other flags must not meet this run
+        raise
     finally:
         if finished or not begun(run):
             shutil.rmtree(folder, ignore_errors=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from physgym.errors import DataError
+from physgym.files import check_writable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,7 +73,9 @@ class Score:
     from the table, and was not perceived before."""
     box: tuple[str, ...] = ()
     """The same as CAMERA:LEFT,TOP,RIGHT,BOTTOM around it; without depth every camera needs one, or
-    recorded masks."""
+    recorded masks, unless the recording was perceived before."""
+    calibration: Path | None = None
+    """File with T_world_cam of the cameras, in place of the recordings' own."""
 
     def run(self) -> int:
         """Perceive, predict, score, print.
@@ -101,7 +104,12 @@ class Score:
             with as_bag(path) as bag:
                 scored.append(
                     score_recording(
-                        twin, bag, prompts=prompts, pictures=pictures, images=self.images
+                        twin,
+                        bag,
+                        prompts=prompts,
+                        pictures=pictures,
+                        images=self.images,
+                        calibration=self.calibration,
                     )
                 )
         scores = [one.score for one in scored]
@@ -124,6 +132,8 @@ class Score:
         for flag, place in (("--json", self.json), ("--report", self.report)):
             if place is not None and place.is_dir():
                 raise DataError("a folder", where=f"{flag} {place}", expected="the name of a file")
+            if place is not None:
+                check_writable(place, f"{flag} {place}")
 
 
 def score_recording(
@@ -136,6 +146,7 @@ def score_recording(
     images: bool = False,
     train_stop: int | None = None,
     perception: Perception | None = None,
+    calibration: Path | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> ScoredEpisode:
     """Perceive a recording (or take what was perceived before), predict it and score that.
@@ -151,6 +162,7 @@ def score_recording(
             masks; the score has ``images`` then (`recon.render_episode`).
         train_stop: where the frames that were fitted on end; None takes the twin's word for it.
         perception: of the recording, where the caller has it.
+        calibration: as in `recon.episode.Episode.open`, for perceiving.
         say: told each stage.
 
     Returns:
@@ -169,7 +181,7 @@ def score_recording(
     marks = [time.perf_counter()]
     say("perceive")
     if perception is None:
-        perception = _perceived(twin, path, config, prompts)
+        perception = _perceived(twin, path, config, prompts, calibration)
     marks.append(time.perf_counter())
     say("predict")
     prediction = predict_episode(twin, perception)
@@ -206,6 +218,7 @@ def _perceived(
     path: Path,
     config: PerceiveConfig | None,
     prompts: Mapping[str, Prompt] | None,
+    calibration: Path | None,
 ) -> Perception:
     from recon.importers.phystwin_final import matches
     from recon.perception.perceive_config import PerceiveConfig as Config
@@ -216,7 +229,7 @@ def _perceived(
     # Where nothing else tells, the ground is as high as where the twin was made.
     ground = twin.parameters.get("ground_offset_m")
     ground_m = None if ground is None else float(ground)
-    return known_perception(path, config, prompts, ground_m=ground_m)
+    return known_perception(path, config, prompts, ground_m=ground_m, calibration=calibration)
 
 
 def _missing(
@@ -225,14 +238,14 @@ def _missing(
     """Why the tables lack measures."""
     from recon.image_report import IMAGE_COLUMNS
     from recon.score_report import COLUMNS, shown_columns
-    from recon.unmeasured import reasons, sentences
+    from recon.unmeasured import blank_parts, reasons, sentences
 
     titles = {**COLUMNS, **{f"image_{key}": title for key, title in IMAGE_COLUMNS.items()}}
     lost = [key for key in COLUMNS if key not in shown_columns([score])]
     if images and "images" not in score:
         lost += [key for key in titles if key.startswith("image_")]
     why = reasons(perception, lost, truth=evidence.truth is not None, appearance=False)
-    return sentences(why, titles)
+    return [*sentences(why, titles), *blank_parts(score["parts"])]
 
 
 def _drawn(

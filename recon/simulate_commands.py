@@ -76,11 +76,13 @@ class Simulate:
         Raises:
             PhysGymError: if the twin or a recording is wrong, or they do not fit each other.
         """
+        from physgym.files import check_writable
         from physgym.twin import Twin
         from recon.start import Start
 
         if self.out.suffix != ".npz" or self.out.is_dir():
             raise DataError(f"{self.out}", where="--out", expected="a file whose name ends in .npz")
+        check_writable(self.out, f"--out {self.out}")
         given = [f for f in ("episode", "tracks", "duration") if getattr(self, f) is not None]
         if len(given) != 1:
             raise DataError(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from recon.perceive_video import is_video
 from recon.perception.result import Perception
 
-__all__ = ["reasons", "sentences"]
+__all__ = ["blank_parts", "reasons", "sentences"]
 
 _CLOUDS = ("chamfer_m", "chamfer_l1_m", "cd2_m2", "emd_m", "track_m")
 _TRUTH = ("true_chamfer_m", "true_chamfer_l1_m", "true_track_m")
@@ -64,3 +65,19 @@ def sentences(why: Mapping[str, str], titles: Mapping[str, str]) -> list[str]:
     for key, reason in why.items():
         by_reason.setdefault(reason, []).append(titles[key].split(" [")[0])
     return [f"not measured: {', '.join(keys)}: {reason}" for reason, keys in by_reason.items()]
+
+
+def blank_parts(parts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Parts in which nothing at all was measured, such as after the object left every image.
+
+    Args:
+        parts: by name, each with ``twin``: its values by measure, None where there is none.
+
+    Returns:
+        A sentence for each.
+    """
+    return [
+        f"{name}: nothing was measured: the object is not seen in these frames"
+        for name, part in parts.items()
+        if not any(isinstance(value, (int, float)) for value in part["twin"].values())
+    ]

@@ -6,6 +6,7 @@ Shapes: T frames, N points.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,12 +15,14 @@ from physgym.errors import DataError
 from recon.identify.handling import Handling
 from recon.identify.video_scene import VideoScene
 from recon.identify.video_start import find_flight
+from recon.tracks import PhysGymWarning
 
 if TYPE_CHECKING:
     from recon.splats.video import PosedVideo
 
 __all__ = ["VideoFall", "above_landing"]
 
+_LARGEST_GAP = 0.5  # of a body's height; in the frame before contact it is a few centimetres high
 _LEAST_LEFT = 0.4  # of a body, where the ground is where it is said to be
 
 
@@ -101,6 +104,7 @@ def above_landing(scene: VideoScene, video: PosedVideo) -> VideoScene:
     # The middle of a soft body slows down a frame or so after its lower side does.
     flown_m = fall.shift(max(fall.landing_s - scene.clock.dt_s, 0.0)) @ normal
     lowest_m = ground.offset_m - float(flown_m)
+    _warn_of_gap(scene, video.name, fall, points)
     surface, inside = (part[part @ normal >= lowest_m] for part in (scene.surface, scene.inside))
     if len(surface) + len(inside) < _LEAST_LEFT * len(points):
         raise DataError(
@@ -115,6 +119,24 @@ def above_landing(scene: VideoScene, video: PosedVideo) -> VideoScene:
     return dataclasses.replace(
         scene, surface=np.concatenate([surface, inside[bottom]]), inside=inside[~bottom]
     )
+
+
+def _warn_of_gap(scene: VideoScene, name: str, fall: VideoFall, points: np.ndarray) -> None:
+    """Say so where even the hull, which reaches further down than the body, does not land."""
+    ground = scene.ground
+    assert ground is not None
+    assert fall.landing_s is not None
+    height_m = points @ np.array(ground.normal)
+    shift_m = float(fall.shift(fall.landing_s) @ np.array(ground.normal))
+    gap_m = float(height_m.min()) + shift_m - ground.offset_m
+    if gap_m > _LARGEST_GAP * float(np.ptp(height_m)):
+        warnings.warn(
+            f"{name}: the object stops falling freely {1e3 * gap_m:.0f} mm above the ground "
+            f"(--ground {ground.offset_m:g}), {fall.landing_s:.3f} s after the first frame: this "
+            "height or the cameras' poses are wrong, and stiffness found so means nothing",
+            PhysGymWarning,
+            stacklevel=3,
+        )
 
 
 def _edge(lattice: np.ndarray) -> float:

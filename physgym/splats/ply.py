@@ -30,6 +30,7 @@ _POSITION, _NORMAL, _DC = ("x", "y", "z"), ("nx", "ny", "nz"), ("f_dc_0", "f_dc_
 _ROTATION = ("rot_0", "rot_1", "rot_2", "rot_3")
 _SCALES = ("scale_0", "scale_1", "scale_2")
 _LONGEST_HEADER = 1 << 16
+_COUNT = re.compile("[0-9]{1,18}")  # str.isdigit() knows digits that int() does not
 
 
 def save_ply(path: str | Path, cloud: GaussianCloud) -> None:
@@ -100,12 +101,14 @@ def load_ply(
         The cloud, on the CPU.
 
     Raises:
-        DataError: if the file is no such PLY, is cut off, lacks properties, or has numbers that
-            are not finite.
+        DataError: if the file cannot be read, is no such PLY, is cut off, lacks properties, or has
+            numbers that are not finite, or rotations by a quaternion of zeros.
     """
-    return decode_ply(
-        Path(path).read_bytes(), str(path), isotropic=isotropic, drop_not_finite=drop_not_finite
-    )
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise _no_splats(str(path), f"cannot be read: {error.strerror or error}") from error
+    return decode_ply(content, str(path), isotropic=isotropic, drop_not_finite=drop_not_finite)
 
 
 def decode_ply(
@@ -129,7 +132,7 @@ def decode_ply(
     single = "scale" in fields or not {"scale_1", "scale_2"} & set(fields)
     scales = ("scale",) if "scale" in fields else _SCALES[: 1 if single else 3]
     rest_count = sum(re.fullmatch(r"f_rest_\d+", name) is not None for name in fields)
-    rest = tuple(f"f_rest_{k}" for k in range(rest_count))
+    rest, there = tuple(f"f_rest_{k}" for k in range(rest_count)), ", ".join(fields) or "none"
     needed = (*_POSITION, *_DC, *rest, "opacity", *scales, *_ROTATION)
     if single and "rot_0" not in fields:  # a ball has no axes
         count = len(next(iter(fields.values()), ()))
@@ -137,7 +140,8 @@ def decode_ply(
     missing = [name for name in needed if name not in fields]
     if missing or 1 + rest_count / 3 not in BASIS_COUNTS:
         raise DataError(
-            f"properties {', '.join(fields)}" + (f" without {missing}" if missing else ""),
+            f"properties {there}"
+            + (f" without {missing}" if missing else f" with {rest_count} of f_rest_*"),
             where=where,
             expected="x y z f_dc_0..2 (0, 9, 24 or 45 of f_rest_*) opacity scale_0..2 rot_0..3",
             fix="export it as an uncompressed 3DGS PLY, such as from SuperSplat",
@@ -153,6 +157,7 @@ def decode_ply(
             warnings.warn(f"{where}: {(~fine).sum()} Gaussians left out, not finite", stacklevel=3)
         table = table[fine]
     _refuse_not_finite(table, where)
+    _turn_balls(table, len(scales), where)
     return _cloud(torch.from_numpy(table), rest_count, len(scales), isotropic, where)
 
 
@@ -177,11 +182,12 @@ def _cloud(
 
 def _read_table(content: bytes, where: str) -> dict[str, np.ndarray]:
     """Columns of the vertex element by name."""
-    end = content.find(b"end_header", 0, _LONGEST_HEADER)
+    end = content.find(b"\nend_header", 0, _LONGEST_HEADER)
     if not content.startswith(b"ply") or end < 0:
         raise _no_splats(where, "no PLY header")
-    start = content.index(b"\n", end) + 1 if b"\n" in content[end:] else len(content)
-    lines = [line.split() for line in content[:end].decode("latin-1").splitlines()]
+    start = content.find(b"\n", end + 1) + 1 or len(content)
+    # Not splitlines(): in latin-1 a letter of UTF-8 in a comment may look like the end of a line.
+    lines = [line.split() for line in content[:end].decode("latin-1").split("\n")]
     formats = [line[1] for line in lines if line[:1] == ["format"] and len(line) > 1]
     if formats != ["binary_little_endian"]:
         raise _no_splats(where, f"format {' '.join(formats) or 'missing'}")
@@ -189,7 +195,7 @@ def _read_table(content: bytes, where: str) -> dict[str, np.ndarray]:
         kind = np.dtype(properties)
         if name == "vertex":
             if len(content) < start + count * kind.itemsize:
-                there = (len(content) - start) // max(kind.itemsize, 1)
+                there = max(len(content) - start, 0) // kind.itemsize
                 raise _no_splats(where, f"cut off after {there} of {count} Gaussians")
             table = np.frombuffer(content, kind, count, start)
             return {field: table[field] for field in kind.names or ()}
@@ -204,12 +210,12 @@ def _elements(lines: list[list[str]], where: str) -> list[tuple[str, int, list[t
         if line[:1] == ["element"]:
             if found and found[-1][0] == "vertex":
                 break
-            if len(line) != 3 or not line[2].isdigit():
-                raise _no_splats(where, f"header line {' '.join(line)!r}")
+            if len(line) != 3 or not _COUNT.fullmatch(line[2]):
+                raise _no_splats(where, f"header line {' '.join(line)[:80]!r}")
             found.append((line[1], int(line[2]), []))
         elif line[:1] == ["property"]:
             if not found or len(line) != 3 or line[1] not in _TYPES:
-                raise _no_splats(where, f"header line {' '.join(line)!r}")
+                raise _no_splats(where, f"header line {' '.join(line)[:80]!r}")
             if line[2] in dict(found[-1][2]):
                 raise _no_splats(where, f"property {line[2]!r} twice")
             found[-1][2].append((line[2], _TYPES[line[1]]))
@@ -234,3 +240,17 @@ def _refuse_not_finite(table: np.ndarray, where: str) -> None:
             expected="finite numbers",
             fix="leave them out: load_ply(path, drop_not_finite=True), or cloud[mask]",
         )
+
+
+def _turn_balls(table: np.ndarray, scales: int, where: str) -> None:
+    """Rotations by a quaternion of zeros: of balls, which have no axes, they are made unit."""
+    scale, none = table[:, -4 - scales : -4], ~table[:, -4:].any(axis=1)
+    bad = np.flatnonzero(none & (scale != scale[:, :1]).any(axis=1))
+    if len(bad):
+        raise DataError(
+            f"{len(bad)} Gaussians rotated by a quaternion of zeros, first Gaussian {bad[0]}",
+            where=where,
+            expected="rot_0..3 of any length but 0",
+            fix="write 1 0 0 0 where nothing is rotated",
+        )
+    table[none, -4] = 1.0

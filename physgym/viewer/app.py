@@ -349,6 +349,8 @@ def _stage(server: Any, session: Session | None, recordings: Sequence[Recording]
         # Of a few frames: what is lifted is to stay in view.
         some = np.unique(np.linspace(0, len(first.time_s) - 1, _FRAMED).astype(int))
         points = np.concatenate([_middle(first.shot(int(number)).points) for number in some])
+        if not len(points):  # no depth, and not perceived: what it is about is among the cameras
+            points = np.array([one.T_world_cam[:3, 3] for one in first.cameras] or np.zeros((1, 3)))
         points = np.concatenate([points, points - np.array([0.0, first.gap_m, 0.0])])
         ground_m = first.ground_m if ground_m is None else ground_m
     else:

@@ -13,7 +13,7 @@ from typing import Any
 
 from physgym import __version__
 from physgym.errors import DataError
-from physgym.files import write_atomically
+from physgym.files import check_writable, write_atomically
 from physgym.twin import Twin
 from recon.benchmark_folder import claim_folder
 from recon.benchmark_looks.halves import half_ratio
@@ -67,6 +67,8 @@ def run_looks(
     out = json_path or folder / "looks.json"
     if out.is_dir():
         raise DataError("a folder", where=f"--json {out}", expected="the name of a file")
+    check_writable(folder, f"--out {folder}")
+    check_writable(out, f"--json {out}")
     folder.mkdir(parents=True, exist_ok=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     claim_folder(folder, {"quick": quick, "seed": seed})

@@ -17,7 +17,7 @@ import yaml
 
 from physgym import __version__
 from physgym.errors import DataError
-from physgym.files import write_atomically
+from physgym.files import check_writable, write_atomically
 from physgym.run_folder import RunFolder
 from recon.compare.contestants import Contestant, check_contestants, train_stop_of
 from recon.compare.process import run_worker, unfinished
@@ -135,6 +135,7 @@ def compare(
     if out.is_dir():
         raise DataError("a folder", where=f"--json {out}", expected="the name of a file")
     _check_folder(folder, config)
+    check_writable(out, f"--json {out}")
     lpips = load_lpips() is not None  # a file that cannot be used is refused now
     source = as_episode(Path(source).expanduser(), folder, resume=config.resume)
     perception, perceive_s = _perceived(source, config, progress)
@@ -194,6 +195,7 @@ def _check_folder(folder: Path, config: CompareConfig) -> None:
             expected="a new or empty folder",
             fix="choose another --out",
         )
+    check_writable(folder, f"--out {folder}")
 
 
 def _check_recording(folder: Path, same: _Comparison) -> None:
@@ -310,7 +312,7 @@ def _masks_sha256(perception: Perception) -> str:
 
 def _notes(result: dict[str, Any], perception: Perception, *, lpips: bool) -> list[str]:
     from recon.perceive_video import is_video
-    from recon.unmeasured import reasons, sentences
+    from recon.unmeasured import blank_parts, reasons, sentences
 
     shown = shown_measures(result)
     if not shown:  # nobody was done: rows say why
@@ -321,6 +323,7 @@ def _notes(result: dict[str, Any], perception: Perception, *, lpips: bool) -> li
     drawn = any(row["twin"]["gaussians"] for row in done)
     why = reasons(perception, lost, truth=truth, appearance=drawn)
     made = sentences(why, {key: measure.title for key, measure in MEASURES.items()})
+    made += blank_parts(done[0]["parts"])
     if is_video(perception) and perception.table is None:
         made.append("no height of the ground is given (--ground): nothing stops what falls")
     return made

@@ -15,6 +15,8 @@ from physgym.errors import DataError
 
 __all__ = ["EvenClock", "even_clock"]
 
+_MOST_TICKS = 50  # for each frame: every tick is simulated, and most of them would tell nothing
+
 
 @dataclass(frozen=True, eq=False)
 class EvenClock:
@@ -62,15 +64,27 @@ def even_clock(time_s: np.ndarray) -> EvenClock:
         The clock; its first tick is the first frame.
 
     Raises:
-        DataError: if there are fewer than three frames.
+        DataError: if there are fewer than three frames, or pauses without frames are nearly all of
+            the time.
     """
     if len(time_s) < 3:
         raise DataError(
-            f"{len(time_s)} frames", where="episode", expected="at least three that are in time"
+            f"{len(time_s)} frames",
+            where="episode",
+            expected="at least three that are in time",
+            fix="record longer; physgym check shows what each camera recorded",
         )
     stamp = np.asarray(time_s, np.float64) - time_s[0]
     usual = float(np.median(np.diff(stamp)))
     # Stretched a little so that the last frame is a tick: the mean rate is truer than the median.
     ticks = max(3, round(stamp[-1] / usual) + 1)
+    if ticks > _MOST_TICKS * len(stamp):
+        pause = int(np.diff(stamp).argmax())
+        raise DataError(
+            f"no frame for {stamp[pause + 1] - stamp[pause]:.4g} s after frame {pause}",
+            where="episode: stamps",
+            expected=f"frames in one of {_MOST_TICKS} instants or more, {usual:.3g} s apart",
+            fix="cut the recording there, or correct the stamps",
+        )
     dt = float(stamp[-1]) / (ticks - 1)
     return EvenClock(dt, ticks, np.round(stamp / dt).astype(int), stamp)

@@ -45,6 +45,7 @@ _BAD_IOU = 0.5
 _FASTER = 3.0  # of the steps of a try, which may have to turn by half the gap between two
 _FINAL = 4
 _FEWEST = 20  # Gaussians of a scan
+_FAINTEST = 1.0 / 255.0  # what is fainter is never drawn
 
 
 @dataclass(frozen=True)
@@ -119,17 +120,11 @@ def load_scan(path: str | Path) -> GaussianCloud:
         The cloud.
 
     Raises:
-        DataError: if there is no such file, it is no 3DGS PLY, holds too few Gaussians, numbers
-            that are not finite, or Gaussians all in one place.
+        DataError: if there is no such file, it is no 3DGS PLY, holds numbers that are not finite,
+            Gaussians all in one place, or too few that can be seen.
     """
     where = f"scan {path}"
-    try:
-        cloud = load_ply(path)
-    except OSError as error:
-        raise DataError(
-            f"cannot be read: {error.strerror}", where=where, expected="a 3DGS PLY",
-            fix="give the file that the scanner or SuperSplat exported",
-        ) from error  # fmt: skip
+    cloud = load_ply(path)
     extent = (cloud.mean.amax(dim=0) - cloud.mean.amin(dim=0)).max() if len(cloud) else 0.0
     if len(cloud) < _FEWEST or float(extent) <= 0.0:
         raise DataError(
@@ -137,6 +132,16 @@ def load_scan(path: str | Path) -> GaussianCloud:
             where=where,
             expected=f"{_FEWEST} Gaussians or more of an object that has a size",
             fix="export the object, cut free of what is around it",
+        )
+    drawn = torch.isfinite(cloud.covariance()).all(dim=2).all(dim=1)
+    seen = int((drawn & (cloud.opacity >= _FAINTEST)).sum())
+    if seen < _FEWEST or not drawn.all():
+        raise DataError(
+            f"{seen} of {len(cloud)} Gaussians can be seen; {int((~drawn).sum())} are larger than "
+            "float32 holds",
+            where=where,
+            expected=f"{_FEWEST} that can be seen; opacity as a logit, scale_* as logarithms",
+            fix="export it as an uncompressed 3DGS PLY, such as from SuperSplat",
         )
     return cloud
 

@@ -189,7 +189,9 @@ def hull_of(views: PosedImages, most: int) -> tuple[np.ndarray, float]:
     system = across.sum(axis=0)
     if np.linalg.cond(system) > 1e4:
         raise DataError(
-            f"{len(views)} cameras that look the same way see the object in the first frame",
+            "one camera sees the object in the first frame"
+            if len(views) == 1
+            else f"{len(views)} cameras that look the same way see the object in the first frame",
             where="visual hull",
             expected="two cameras from different sides, or depth images",
             fix="use a recording with depth, or add a camera",

@@ -249,7 +249,8 @@ def _with_depth(given: _Given, config: PerceiveConfig, name: str) -> _Given:
             f"no camera measured depth between {config.lift.near_m} and {config.lift.far_m} m",
             where=f"{name}: perceive, frame 0, cameras {', '.join(lost)}",
             expected="depth images, aligned to colour, from at least one camera",
-            fix="record depth too (physgym check shows what a recording holds), or start later",
+            fix="record depth too (physgym check shows what a recording holds), start later, or "
+            "use a method that fits images: --method spring-gaus or mosa",
         )
     if lost:
         warnings.warn(

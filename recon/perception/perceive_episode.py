@@ -24,7 +24,7 @@ from recon.importers import phystwin_final
 from recon.perception.episode_views import episode_views
 from recon.perception.perceive import Masks, PerceiveConfig, Progress, perceive
 from recon.perception.prompt import Prompt
-from recon.perception.recorded import recorded_grippers, recorded_masks
+from recon.perception.recorded import recorded_grippers, recorded_masks, refuse_backgrounds
 from recon.perception.result import FORMAT_VERSION, Perception
 from recon.perception.robot_mask import robot_masks
 from recon.perception.segment import PackedMasks
@@ -92,6 +92,9 @@ def perceive_episode(
         )
     _warn_dropped(episode, sets.dropped)
     recorded = recorded_masks(episode, sets.cameras, numbers)
+    whole = zip(sets.cameras, recorded.objects or ())
+    told = {camera: masks[0] for camera, masks in whole if masks is not None}
+    refuse_backgrounds(episode.name, tuple(told), tuple(told.values()))
     found = perceive(
         episode_views(episode, sets.cameras, numbers),
         time_s,

@@ -25,7 +25,15 @@ from recon.perception.prompt import Prompt
 from recon.perception.segment import PackedMasks
 from recon.tracks import PhysGymWarning
 
-__all__ = ["JAW_HALF_M", "PLATE_HALF_M", "RecordedMasks", "recorded_grippers", "recorded_masks"]
+__all__ = [
+    "JAW_HALF_M",
+    "PLATE_HALF_M",
+    "RecordedMasks",
+    "check_first_masks",
+    "recorded_grippers",
+    "recorded_masks",
+    "refuse_backgrounds",
+]
 
 JAW_HALF_M = (0.025, 0.025, 0.025)
 """Half sizes of the box between the jaws, where the episode does not tell: a usual gripper opens
@@ -35,6 +43,8 @@ PLATE_HALF_M = (0.02, 0.02, 0.005)
 
 _OBJECT = "object"
 _HAND_WORDS = ("hand", "human")
+_LEAST_MASK_PX = 16  # as `recon.splats.posed_images`
+_MOST_RECORDED = 0.8  # of an image: a disc that fills a square image is a little less
 _LATE_S = 0.1  # poses are recorded ten times a second or more
 
 
@@ -231,3 +241,47 @@ def _union(
             if mask is not None:
                 union |= mask
         yield union
+
+
+def check_first_masks(name: str, cameras: Sequence[str], masks: Sequence[np.ndarray]) -> None:
+    """Refuse first masks of which none shows an object.
+
+    Args:
+        name: of the episode.
+        cameras: C names.
+        masks: of the first frame, C of shape (H, W), bool; images may differ in size.
+
+    Raises:
+        DataError: naming the cameras; likewise as `refuse_backgrounds`.
+    """
+    if not any(np.count_nonzero(mask) >= _LEAST_MASK_PX for mask in masks):
+        raise DataError(
+            f"no mask of {', '.join(cameras)} shows the object in the first frame",
+            where=f"{name}: masks, frame 0",
+            expected=f"{_LEAST_MASK_PX} pixels or more of the object in some camera from the start",
+            fix="begin the recording when the object is in view, or correct the masks",
+        )
+    refuse_backgrounds(name, cameras, masks)
+
+
+def refuse_backgrounds(name: str, cameras: Sequence[str], masks: Sequence[np.ndarray]) -> None:
+    """Refuse first masks that are of what is behind the object.
+
+    Args:
+        name: of the episode.
+        cameras: C names.
+        masks: of the first frame, C of shape (H, W), bool; images may differ in size.
+
+    Raises:
+        DataError: naming the cameras.
+    """
+    full = {c: float(m.mean()) for c, m in zip(cameras, masks, strict=True)}
+    wrong = [f"{share:.0%} of {c}" for c, share in full.items() if share > _MOST_RECORDED]
+    if wrong:
+        raise DataError(
+            f"masks of the object fill the first image: {', '.join(wrong)}",
+            where=f"{name}: masks, frame 0",
+            expected=f"the object alone, with what is behind it around: {_MOST_RECORDED:.0%} or "
+            "less",
+            fix="masks of the background have to be inverted: white is the object",
+        )

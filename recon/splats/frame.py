@@ -55,7 +55,7 @@ def recorded_images(
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is wrong with it was said when it was perceived
-        episode = Episode.open(path, calibration=calibration)
+        episode = Episode.open(path, calibration=calibration, allow_uncalibrated=True)
     with episode:
         numbers = [frame_numbers(episode, one.name, perception.time_s) for one in cameras]
         views = episode_views(episode, [one.name for one in cameras], np.stack(numbers, axis=1))
@@ -122,7 +122,7 @@ def _hidden(
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        episode = Episode.open(path, calibration=calibration)
+        episode = Episode.open(path, calibration=calibration, allow_uncalibrated=True)
     with episode:
         found = occluders(episode, instant)
     return None if found is None else list(found[:, 0])

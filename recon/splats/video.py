@@ -29,6 +29,8 @@ from recon.tracks import PhysGymWarning
 __all__ = ["PosedVideo", "make_video", "posed_video", "smaller"]
 
 _LEAST_MASK_PX = 16  # as `posed_images`
+_EVEN_LIGHT = 1.45  # sides of an object that differ in colour or light stay below that
+_DARK = 0.02  # of full light, where ratios mean nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,7 +210,31 @@ def _cut(
             PhysGymWarning,
             stacklevel=3,
         )
+    _warn_exposures(made[0], name)
     return PosedVideo(tuple(made), time_s[kept], np.array(kept), name)
+
+
+def _warn_exposures(views: PosedImages, name: str) -> None:
+    """Say so where one camera sees the object far darker or brighter than the others do."""
+    inside = np.asarray(views.mask)
+    light = (np.asarray(views.rgb).mean(axis=-1) * inside).sum(axis=(1, 2))
+    light = light / inside.sum(axis=(1, 2))
+    odd = []
+    for c, camera in enumerate(views.cameras):
+        others = np.delete(light, c)
+        usual = float(np.median(others)) if len(others) else 0.0
+        if usual < _DARK:  # one camera alone, or no light to compare
+            continue
+        ratio = float(light[c]) / usual
+        if not 1.0 / _EVEN_LIGHT < ratio < _EVEN_LIGHT:
+            odd.append(f"{ratio:.2f} times as bright in {camera.name} as in the others")
+    if odd:
+        warnings.warn(
+            f"{name}: the object is {', '.join(odd)}: where exposures differ, its colours become "
+            "a mean of them (lock exposure and white balance, as physgym record does)",
+            PhysGymWarning,
+            stacklevel=4,
+        )
 
 
 def posed_video(
@@ -238,6 +264,14 @@ def posed_video(
     """
     masks, name = perception.masks, perception.name
     if masks is None:
+        sizes = sorted({(one.width, one.height) for one in perception.cameras})
+        if len(sizes) > 1:
+            raise DataError(
+                f"images of {' and '.join(f'{w} x {h}' for w, h in sizes)} pixels",
+                where=f"{name}: video",
+                expected="cameras whose images have one size, where a method fits images",
+                fix="scale images and intrinsics to one size, or use --method phystwin",
+            )
         raise DataError(
             "the perception kept no masks",
             where=f"{name}: video",
@@ -274,6 +308,6 @@ def _hidden(
         return case_occluders(path, perception)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is wrong was said when it was perceived
-        episode = Episode.open(path, calibration=calibration)
+        episode = Episode.open(path, calibration=calibration, allow_uncalibrated=True)
     with episode:
         return occluders(episode, perception)

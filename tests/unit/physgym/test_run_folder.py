@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from physgym.errors import DataError
-from physgym.files import write_atomically
+from physgym.files import check_writable, write_atomically
 from physgym.run_folder import RunFolder, load_config
 
 
@@ -194,3 +194,12 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_atomically(file, "text is not bytes")  # type: ignore[arg-type]
     assert file.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_place_where_nothing_can_be_written_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"nothing can be written into .*file: Not a directory"):
+        RunFolder(tmp_path / "file" / "below" / "run", JOB)
+    check_writable(tmp_path / "new" / "one", "--out")
+    check_writable(tmp_path / "file", "--json")  # is replaced
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]

@@ -13,6 +13,8 @@ from physgym.viewer.splat_motion import SplatMotion
 pytest.importorskip("viser", reason="the extra `viewer` is not installed")
 
 from physgym.viewer import splat_scene
+from physgym.viewer.app import Viewer
+from physgym.viewer.recording import CameraView, Recording, Shot
 
 TURN = matrix_from_quat_wxyz(np.array([0.8, 0.36, -0.48, 0.0]))
 SHIFT = np.array([0.3, -0.2, 0.5])
@@ -166,3 +168,19 @@ def test_of_too_many_the_faint_and_the_small_are_left_out() -> None:
     some = splat_scene.weightiest(splats.replace(opacity_logit=opacity), 10)
     assert torch.equal(some.mean, splats.mean[:10])
     assert splat_scene.weightiest(splats, 80) is splats
+
+
+def test_a_recording_without_a_point_is_shown_where_its_cameras_are():
+    """Colour images that nobody perceived: there is nothing to frame but the cameras."""
+    nothing = Shot(np.zeros((0, 3)), np.zeros((0, 3), np.uint8), (np.zeros((4, 6, 3), np.uint8),))
+    pose = np.eye(4)
+    pose[:3, 3] = (0.0, -2.0, 1.0)
+    cameras = (CameraView("a", np.eye(4), 0.8, 1.5), CameraView("b", pose, 0.8, 1.5))
+    for seen in (cameras, ()):
+        film = Recording("film", np.arange(3) / 30, lambda number: nothing, cameras=seen)
+        viewer = Viewer(None, [film])
+        try:
+            wanted = np.linalg.norm(pose[:3, 3]) if seen else 0.05
+            assert viewer._stage.size_m == pytest.approx(wanted)
+        finally:
+            viewer._server.stop()

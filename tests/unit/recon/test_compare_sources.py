@@ -20,6 +20,7 @@ from recon.compare import CompareConfig, compare, contestants_of, process
 from recon.perception.result import Perception
 from recon.splats.perceptual import LPIPS_VARIABLE
 from recon.tracks import PhysGymWarning
+from recon.unmeasured import blank_parts
 
 __all__ = ["lifted"]  # a fixture
 
@@ -249,3 +250,18 @@ def test_a_folder_in_use_is_refused_before_anything_is_perceived(tmp_path: Path)
         compare(tmp_path / "nothing", one, tmp_path / "out")
     with pytest.raises(DataError, match="not empty and holds no comparison"):
         compare(tmp_path / "nothing", one, tmp_path)
+    (tmp_path / "file").touch()
+    for out, json_path in (("file/x", None), ("new", tmp_path / "file" / "x.json")):
+        with pytest.raises(DataError, match="nothing can be written into"):
+            compare(tmp_path / "nothing", one, tmp_path / out, json_path=json_path)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_part_that_no_camera_sees_is_named() -> None:
+    parts = {
+        "train": {"start": 1, "twin": {"iou": 0.5, "track_m": None}},
+        "future": {"start": 9, "twin": {"iou": None, "frames_of": {"iou": 0}}},
+    }
+    assert blank_parts(parts) == [
+        "future: nothing was measured: the object is not seen in these frames"
+    ]

@@ -54,6 +54,9 @@ def test_a_clock_puts_frames_back_where_they_were():
     assert clock.at_stamps(clock.at_ticks(line)) == pytest.approx(line)
     with pytest.raises(DataError, match="2 frames"):
         even_clock(np.array([0.0, 0.1]))
+    jumped = np.where(np.arange(40) > 10, stamps[:1] + 1000.0, 0.0)[: len(stamps)] + stamps
+    with pytest.raises(DataError, match="no frame for 1100 s after frame 10"):
+        even_clock(jumped)
 
 
 def test_a_clip_starts_before_the_first_motion_and_above_the_table(lifted):

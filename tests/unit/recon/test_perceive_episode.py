@@ -148,6 +148,20 @@ def test_recorded_masks_are_taken_as_they_are(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found.masks[c], truth)
 
 
+def test_recorded_masks_of_the_background_are_refused(tmp_path: Path) -> None:
+    with EpisodeWriter(tmp_path / "a", CAMERAS) as writer:
+        for t in range(3):
+            for camera in CAMERAS:
+                view, owners = FILMS[camera.name]
+                writer.write_frame(camera.name, t * DT, view.rgb[t], view.depth_m[t])
+                writer.write_mask(camera.name, t * DT, "object", owners[t] != 0)
+    with (
+        Episode.open(tmp_path / "a") as opened,
+        pytest.raises(DataError, match=r"fill the first image: 9\d% of front, 9\d% of side"),
+    ):
+        perceive_episode(opened, CONFIG)
+
+
 def test_a_camera_without_recorded_masks_gets_them_from_the_other(tmp_path: Path) -> None:
     path = record(tmp_path / "a", masks={("front", "object"): tuple(range(FRAMES))})
     with Episode.open(path) as opened:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from film_cases import boxes, write_film
-from mosa_video_cases import FPS, soft_box
+from mosa_video_cases import FPS, FilmedDrop, soft_box
 from video_cases import GROUND
 
 from physgym.errors import DataError
@@ -19,8 +21,9 @@ from recon.perceive_video import cached_video_perception, is_video, perceive_vid
 from recon.perception.result import Perception
 from recon.reconstruct_video import video_scene
 from recon.score_episode import score_prediction
-from recon.score_source import prompts_of
+from recon.score_source import evidence_of, prompts_of
 from recon.splats.video import posed_video
+from recon.tracks import PhysGymWarning
 from recon.video_fall import VideoFall, above_landing
 
 TRAIN = 14  # of 22 frames; the box touches in frame 4
@@ -97,11 +100,28 @@ def refused(path: Path, why: str, **more: float) -> None:
         perceive_video(episode, **more)  # type: ignore[arg-type]
 
 
+def first(drop: FilmedDrop) -> list[np.ndarray]:
+    """The first mask of every camera."""
+    return [masks[0] for masks in drop.masks]
+
+
 def test_what_cannot_be_a_body_is_refused(tmp_path: Path) -> None:
     drop = soft_box()
     refused(write_film(tmp_path / "a", drop, frames=4), "below the ground", ground_m=0.5)
     one = dataclasses.replace(drop, cameras=drop.cameras[:1])
     refused(write_film(tmp_path / "b", one, frames=4), "two cameras from different sides")
+    # The box is from 6 to 12 cm above the real ground.
+    refused(write_film(tmp_path / "g", drop, frames=4), "good part of it", ground_m=0.085)
+    nothing = [[np.zeros_like(m), *masks[1:]] for m, masks in zip(first(drop), drop.masks)]
+    empty = dataclasses.replace(drop, masks=nothing)
+    refused(write_film(tmp_path / "e", empty, frames=4), "no mask of camera0, camera1")
+    turned = dataclasses.replace(drop, masks=[[~m for m in masks] for masks in drop.masks])
+    refused(write_film(tmp_path / "i", turned, frames=4), "fill the first image(.|\n)*inverted")
+    with (
+        Episode.open(write_film(tmp_path / "p", drop, frames=4, masks=0)) as episode,
+        pytest.raises(DataError, match=r"found no pixels(.|\n)*camera0, 96 x 72 pixels"),
+    ):
+        perceive_video(episode, prompts=prompts_of(["camera0:500,500"], boxes(drop)[1:]))
     # Masks of different places.
     shifted = [list(np.roll(masks, 40 * c, axis=2)) for c, masks in enumerate(drop.masks)]
     mixed = dataclasses.replace(drop, masks=shifted)
@@ -172,3 +192,32 @@ def test_the_trivial_fall_beats_what_stays(film: Path, seen: Perception) -> None
     assert short is not None
     assert short.carry(shell)[-1, :, 2].min() == pytest.approx(0.0, abs=1e-6)
     assert HullFall.of(film, dataclasses.replace(seen, kind="sheet"), TRAIN) is None
+
+
+def test_a_ground_far_below_the_landing_is_told(film: Path, seen: Perception) -> None:
+    video = posed_video(film, seen, stop_frame=TRAIN)
+    scene = dataclasses.replace(video_scene(seen, video), ground=GroundPlane(offset_m=-0.3))
+    with pytest.warns(PhysGymWarning, match=r"stops falling freely 2\d\d mm above the ground"):
+        above_landing(scene, video)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PhysGymWarning)
+        above_landing(video_scene(seen, video), video)
+
+
+def test_poses_in_a_calibration_file_are_enough_for_all_that_follows(tmp_path: Path) -> None:
+    drop, file = soft_box(), tmp_path / "calibration.yaml"
+    path = tmp_path / "film"
+    with EpisodeWriter(path, drop.cameras, calibrated=False) as writer:
+        for t in range(4):
+            for c, camera in enumerate(drop.cameras):
+                writer.write_frame(camera.name, drop.time_s[t], drop.images[c][t], None)
+                writer.write_mask(camera.name, drop.time_s[t], "object", drop.masks[c][t])
+    poses = {c.name: {"T_world_cam": c.T_world_cam.tolist()} for c in drop.cameras}
+    file.write_text(yaml.safe_dump({"cameras": poses}))
+    with pytest.raises(DataError, match=r"nothing says where(.|\n)*--calibration"):
+        cached_video_perception(path)
+    found = cached_video_perception(path, calibration=file)
+    np.testing.assert_allclose(found.cameras[1].T_world_cam, drop.cameras[1].T_world_cam, atol=1e-6)
+    # Whoever scores and draws has the perception, and asks for no pose again.
+    assert evidence_of(path, found, pictures=True).strip is not None
+    assert len(posed_video(path, found)) == 4

@@ -130,6 +130,12 @@ def test_scans_that_cannot_be_used_are_refused(tmp_path) -> None:
         "no PLY header": b"solid",
         "cut off": whole[:-9],
         "over 0 units": encode_ply(cloud.replace(mean=torch.zeros_like(cloud.mean))),
+        "^0 of .* can be seen": encode_ply(
+            cloud.replace(opacity_logit=torch.full((len(cloud),), -9.0))
+        ),
+        f"{len(cloud)} are larger": encode_ply(
+            cloud.replace(log_scale=torch.full_like(cloud.log_scale, 60.0))
+        ),
     }
     for what, content in files.items():
         (tmp_path / "scan.ply").write_bytes(content)

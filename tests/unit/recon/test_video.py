@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +77,20 @@ def test_frames_that_show_nothing_are_left_out_with_a_warning(fallen: Drop) -> N
     assert scene.tick.tolist() == [0, 1, 3, 4]
 
 
+def test_a_camera_of_another_exposure_is_told(fallen: Drop) -> None:
+    def made(gain: float) -> None:
+        images = [list(one) for one in fallen.images]
+        images[1] = [(gain * image).astype(np.uint8) for image in images[1]]
+        make_video(images, fallen.masks, fallen.cameras, fallen.time_s)
+
+    name = fallen.cameras[1].name
+    with pytest.warns(PhysGymWarning, match=rf"0\.[56]\d times as bright in {name}"):
+        made(0.6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PhysGymWarning)
+        made(1.0)
+
+
 def test_bad_input_is_refused(fallen: Drop) -> None:
     empty = [[np.zeros_like(m) for m in one] for one in fallen.masks]
     given = (fallen.cameras, fallen.time_s)
@@ -124,6 +140,11 @@ def test_an_episode_becomes_a_video(tmp_path: Path) -> None:
     np.testing.assert_array_equal(view.known[0, 2, : 64 - left], 0.0)  # behind the arm
     np.testing.assert_array_equal(view.known[0, 2, 64 - left :], 1.0)
     assert 64 - left > 5
+    other = dataclasses.replace(cameras[1], width=80, height=60)
+    with pytest.raises(DataError, match=r"images of 80 x 60 and 160 x \d+ pixels"):
+        posed_video(
+            tmp_path / "ball", dataclasses.replace(found, masks=None, cameras=(cameras[0], other))
+        )
     later = type(video)(video.frames, video.time_s + 1.0, video.index, video.name)
     with pytest.raises(DataError, match="other stamps"):
         VideoScene.of(found, later)
@@ -206,4 +227,7 @@ def test_tracks_have_no_images_to_fit(tmp_path: Path) -> None:
     (tmp_path / "clips.npz").write_bytes(b"")
     command = Reconstruct(tmp_path / "clips.npz", tmp_path / "twin", method="spring-gaus")
     with pytest.raises(DataError, match="holds tracks"):
+        command.run()
+    command = Reconstruct(tmp_path / "nothing", tmp_path / "twin", method="spring-gaus")
+    with pytest.raises(DataError, match="nothing is not there"):
         command.run()

@@ -171,6 +171,13 @@ def test_numbers_that_are_not_finite(tmp_path):
         (lambda c: c.replace(b"vertex 7", b"vertex seven"), "header line"),
         (lambda c: c.replace(b"float nx", b"float ny"), "twice"),
         (lambda c: b"", "no PLY header"),
+        (lambda c: c.replace(b"vertex 7", b"vertex 1" + b"0" * 5000), "header line"),
+        (lambda c: c.replace(b"vertex 7", b"vertex \xb2"), "header line"),  # a digit to isdigit()
+        (lambda c: c.replace(b"vertex 7", b"vertex 99999999999999"), "after 7 of 99999999999999"),
+        (
+            lambda c: c.replace(b"el", b"element far 9999\nproperty int q\nel", 1),
+            "cut off after 0 of 7",
+        ),
     ],
 )
 def test_damaged_files_are_refused(tmp_path, change, words):
@@ -179,3 +186,39 @@ def test_damaged_files_are_refused(tmp_path, change, words):
     path.write_bytes(change((tmp_path / "a.ply").read_bytes()))
     with pytest.raises(DataError, match=words):
         load_ply(path)
+
+
+def test_what_comments_say_plays_no_part(tmp_path):
+    cloud = make()
+    save_ply(tmp_path / "a.ply", cloud)
+    content = (tmp_path / "a.ply").read_bytes()
+    # The second byte of this letter in UTF-8 ends a line for str.splitlines().
+    told = "comment Ångström, far from its end_header\nelement".encode()
+    (tmp_path / "b.ply").write_bytes(content.replace(b"element", told, 1))
+    assert same(load_ply(tmp_path / "b.ply"), cloud)
+
+
+def test_only_what_is_there_is_named_as_there(tmp_path):
+    write(tmp_path / "a.ply", {name: np.zeros(3) for name in "xyz"})  # a cloud of points
+    with pytest.raises(DataError, match=r"properties x, y, z without \['f_dc_0'"):
+        load_ply(tmp_path / "a.ply")
+
+
+def test_a_rotation_of_zeros_is_refused_where_there_are_axes(tmp_path):
+    cloud = make()
+    cloud.quat_wxyz[3] = 0.0
+    save_ply(tmp_path / "a.ply", cloud)
+    with pytest.raises(DataError, match="quaternion of zeros, first Gaussian 3"):
+        load_ply(tmp_path / "a.ply")
+    ball = make(scales=1)
+    columns = columns_of(ball) | {f"rot_{k}": np.zeros(7) for k in range(4)}
+    write(tmp_path / "b.ply", columns)
+    found = load_ply(tmp_path / "b.ply")
+    assert torch.equal(found.mean, ball.mean)
+    assert found.quat_wxyz.tolist() == [[1.0, 0.0, 0.0, 0.0]] * 7
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    for place, why in ((tmp_path / "none.ply", "No such file"), (tmp_path, "directory")):
+        with pytest.raises(DataError, match=why):
+            load_ply(place)
