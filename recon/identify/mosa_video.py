@@ -9,48 +9,40 @@ Shapes: T frames, G Gaussians.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from physgym.errors import DataError
 from physgym.run_folder import RunFolder
-from physgym.sim.mpm.ride import carry, mount
 from physgym.splats.cloud import GaussianCloud
 from physgym.twin import Twin
-from recon.identify.handling import Handling
+from recon.identify.clip import above_ground
 from recon.identify.mosa import identify_motion
 from recon.identify.mosa_config import MosaConfig
 from recon.identify.mosa_images import IMAGE_TERMS, Film
+from recon.identify.mosa_start import film_start
 from recon.identify.motion import Motion
 from recon.identify.progress import Progress
-from recon.identify.solid import PointSolid
 from recon.identify.spring_gaus_config import SpringGausConfig
 from recon.identify.spring_gaus_static import static_cloud
-from recon.identify.start_velocity import StartVelocity, fit_start_velocity
 from recon.identify.torch_threads import one_torch_thread
-from recon.identify.video_loss import LossWeights, VideoLoss
-from recon.identify.video_scene import VideoScene
-from recon.identify.video_start import find_flight, polish_velocity
+from recon.identify.video_scene import VideoScene, hull_of
 from recon.perception.result import Perception
 from recon.splats.dynamic import DynamicConfig, fit_dynamic
 from recon.splats.dynamic_cloud import DynamicCloud
-from recon.splats.filling import fill_volume
+from recon.splats.posed_images import PosedImages
 from recon.splats.splat_motion import motion_from_splats
 from recon.splats.video import PosedVideo, smaller
 
 __all__ = ["VideoConfig", "begun", "identify_film", "identify_perceived"]
 
-_GAUSSIANS = {"quick": 2000, "full": 6000}
+_GAUSSIANS = {"quick": 4000, "full": 8000}
 _DYNAMIC_STEPS = {"quick": 800, "full": 3000}
-_VELOCITY_STEPS = 40
 _FEWEST_CAMERAS = 2
-_UNDER_SIZE = 0.03  # of the body's size: what Gaussians may be off by
-_FILL_CELLS = 24  # along the longest side of the body
-_FILLED = 0.4  # density of the filling at the surface
-_LEAST_KEPT = 0.3
+_SURROUNDED = 7  # a point of a lattice and its neighbours, where all are there
 _SEEN_FILE = "dynamic.npz"  # in the run folder: the stages before the particles
 
 
@@ -144,8 +136,8 @@ def identify_film(
     with one_torch_thread():
         small = video.smaller(seeing.motion_pixels)
         moving = _moving(video, small, scene, seeing, progress, run)
-        motion = _motion(moving, video.smaller(seeing.image_pixels), scene)
-        start = _start(small, scene, moving, motion, progress)
+        motion = motion_from_splats(moving, video.smaller(seeing.image_pixels), scene)
+        start = film_start(small, scene, moving, motion, progress)
         looks = Film(
             small,
             scene.tick,
@@ -256,8 +248,23 @@ def _static(
     video: PosedVideo, scene: VideoScene, seeing: VideoConfig, progress: Progress
 ) -> GaussianCloud:
     views = smaller(video.frames[0], seeing.image_pixels)
-    points, _ = scene.start_points(views, seeing.static.gaussians)
+    most = seeing.static.gaussians
+    points = scene.start_points(views, most)[0] if scene.has_surface else _skin(views, most, scene)
     return static_cloud(points, views, seeing.static, progress)
+
+
+def _skin(views: PosedImages, most: int, scene: VideoScene) -> np.ndarray:
+    """Points on the visual hull, off the lattice, whose rows would show as stripes [m], (G, 3).
+
+    Gaussians that fill the hull are as wide as the lattice of so many is coarse, and those inside
+    stay there: of a box of 10 cm the centres came to lie 10 mm below the surface, here 5.
+    """
+    hull, spacing_m = hull_of(views, round((most / 6.0) ** 1.5))  # of a cube so many are outside
+    near = cKDTree(hull).query_ball_point(hull, 1.01 * spacing_m, return_length=True)
+    shell = hull[near < _SURROUNDED]
+    rng = np.random.default_rng(0)
+    shell = shell[np.sort(rng.permutation(len(shell))[:most])]
+    return above_ground(shell + rng.uniform(-0.25, 0.25, shell.shape) * spacing_m, scene.ground)
 
 
 def _moving(
@@ -280,67 +287,3 @@ def _moving(
     if kept is not None:
         made.save(kept)
     return made
-
-
-def _start(
-    video: PosedVideo,
-    scene: VideoScene,
-    moving: DynamicCloud,
-    motion: Motion,
-    progress: Progress,
-) -> StartVelocity:
-    """Velocity in frame 0 from masks and images, spin from the dynamic Gaussians."""
-    points = moving.cloud.mean.double().numpy()
-    nothing = Handling([], [], scene.clock.ticks)
-    flight = find_flight(video, scene, points, nothing)
-    if not flight.free:
-        progress.say("the body stands at the start")
-        return StartVelocity(np.zeros(3), np.zeros(3), points.mean(axis=0), 0)
-    loss = VideoLoss(video, moving.cloud, LossWeights())
-    with progress.stage("start velocity", _VELOCITY_STEPS) as tick:
-        linear = polish_velocity(loss, flight, scene, steps=_VELOCITY_STEPS, on_step=tick)
-    x, y, z = linear
-    progress.say(f"it flies with ({x:.2f}, {y:.2f}, {z:.2f}) m/s up to frame {flight.contact}")
-    last = len(scene.tick) - 1
-    contact = int(scene.tick[flight.contact]) if flight.contact <= last else scene.clock.ticks
-    try:
-        spin = fit_start_velocity(motion).angular_rad_per_s
-    except DataError:  # too few free frames to see the body turn
-        spin = np.zeros(3)
-    return StartVelocity(linear, spin, points.mean(axis=0), contact)
-
-
-def _motion(moving: DynamicCloud, video: PosedVideo, scene: VideoScene) -> Motion:
-    """The motion of the dynamic Gaussians, of a body that the ground leaves room for."""
-    motion = motion_from_splats(moving, video, scene)
-    spacing_m = motion.size_m / _FILL_CELLS
-    cells = fill_volume(moving.cloud, video.frames[0], spacing_m=spacing_m, density=_FILLED)
-    cells = _never_underground(cells, moving, scene)
-    # A cell is as wide as their distance: the body ends at its corners, not at its middle.
-    corner = 0.5 * spacing_m * np.array(list(itertools.product((-1.0, 1.0), repeat=3)))
-    body = (cells[:, None] + corner).reshape(-1, 3)
-    return dataclasses.replace(motion, solid=PointSolid.of(np.unique(body.round(9), axis=0)))
-
-
-def _never_underground(body: np.ndarray, moving: DynamicCloud, scene: VideoScene) -> np.ndarray:
-    """Points of a body that the ground leaves room for, carried by the Gaussians, in every frame.
-
-    What no camera sees from below, the hull fills down to the ground and further.
-    """
-    if scene.ground is None:
-        return body
-    ride = mount(body, moving.cloud.mean.double().numpy())
-    size = float(np.ptp(moving.cloud.mean.numpy(), axis=0).max())
-    keep = np.ones(len(body), bool)
-    for t in range(len(moving)):
-        now = carry(ride, moving.mean[t], moving.F(t)).double().numpy()
-        height = now @ np.array(scene.ground.normal) - scene.ground.offset_m
-        keep &= height > -_UNDER_SIZE * size
-    if keep.sum() < _LEAST_KEPT * len(body):
-        raise DataError(
-            f"{1.0 - keep.mean():.0%} of the body would be below the ground at some time",
-            where=f"{moving.name}: --ground",
-            expected="the height of what the body lands on",
-            fix="correct the height of the ground, or the cameras' poses",
-        )
-    return body[keep]

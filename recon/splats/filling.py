@@ -38,6 +38,7 @@ def fill_volume(
     spacing_m: float,
     opacity: float = 0.3,
     density: float = 0.6,
+    skin_m: float = 0.0,
 ) -> np.ndarray:
     """Fill a body with particles.
 
@@ -52,6 +53,8 @@ def fill_volume(
         opacity: Gaussians below it are no part of the body.
         density: share of the surroundings of a particle that must be inside: higher ones shave the
             surface, lower ones thicken it. Only with views.
+        skin_m: depth is drawn by the centres of Gaussians: each is taken for a ball of this radius
+            [m]. Only with views.
 
     Returns:
         Particles on a lattice [m], shape (P, 3), float64. Each stands for ``spacing_m ** 3``.
@@ -60,11 +63,12 @@ def fill_volume(
         DataError: if nothing solid is given, it spans no volume, views come without Gaussians, or
             the lattice would be too fine.
     """
-    if not spacing_m > 0.0 or not 0.0 <= opacity <= 1.0 or not 0.0 < density < 1.0:
+    shares = 0.0 <= opacity <= 1.0 and 0.0 < density < 1.0
+    if not spacing_m > 0.0 or not shares or not skin_m >= 0.0:
         raise DataError(
-            f"spacing {spacing_m} m, opacity {opacity}, density {density}",
+            f"spacing {spacing_m} m, opacity {opacity}, density {density}, skin {skin_m} m",
             where="fill_volume",
-            expected="above 0, 0 to 1, and between 0 and 1",
+            expected="above 0, 0 to 1, between 0 and 1, and 0 or more",
         )
     if isinstance(body, np.ndarray):
         if views is not None:
@@ -78,7 +82,7 @@ def fill_volume(
     solid = _solid(body, opacity)
     if views is None:
         return _enclosed(solid.mean.double().numpy(), spacing_m)
-    return _carved(solid, views, spacing_m, density)
+    return _carved(_Look(solid, views, skin_m), solid, spacing_m, density)
 
 
 def _solid(body: GaussianCloud | Gaussians, opacity: float) -> Gaussians:
@@ -119,10 +123,9 @@ def _check_cells(count: np.ndarray) -> None:
         )
 
 
-def _carved(solid: Gaussians, views: PosedImages, spacing_m: float, density: float) -> np.ndarray:
+def _carved(look: _Look, solid: Gaussians, spacing_m: float, density: float) -> np.ndarray:
     """Coarse to fine from what the views do not rule out."""
     centres = solid.mean.double().numpy()
-    look = _Look(solid, views)
     centres = centres[look.on_object(centres)]
     if len(centres) < 4:
         raise DataError(
@@ -183,12 +186,25 @@ def _stamped(field: np.ndarray, told: np.ndarray, low: np.ndarray, cell_m: float
 class _Look:
     """What views, and what is drawn into them, say of points."""
 
-    def __init__(self, solid: Gaussians, views: PosedImages) -> None:
+    def __init__(self, solid: Gaussians, views: PosedImages, skin_m: float) -> None:
         self.cameras = views.cameras
         with torch.no_grad():
             made = rasterize(solid, views.cameras)
-        self._depth, self._drawn = made.depth.numpy(), made.alpha.numpy() > _SEEN
+        self._drawn = made.alpha.numpy() > _SEEN
+        self._depth = made.depth.numpy()
+        if skin_m > 0.0:
+            for view, camera in enumerate(views.cameras):
+                self._thicken(view, skin_m, float(camera.K[0, 0]))
         self._mask, self._known = views.mask.numpy() > _SEEN, views.known.numpy() > 0.5
+
+    def _thicken(self, view: int, skin_m: float, focal_px: float) -> None:
+        """Balls around the centres end nearer to the camera, and beside them in the image."""
+        depth = np.where(self._drawn[view], self._depth[view], np.inf)
+        if not self._drawn[view].any():
+            return
+        reach_px = round(skin_m * focal_px / float(np.median(depth[self._drawn[view]])))
+        self._depth[view] = ndimage.minimum_filter(depth, size=2 * reach_px + 1) - skin_m
+        self._drawn[view] = np.isfinite(self._depth[view])
 
     def on_object(self, points: np.ndarray) -> np.ndarray:
         """Points that no view sees beside the object, shape (M,), bool."""

@@ -21,18 +21,16 @@ from recon.identify.motion import Motion
 from recon.identify.solid import PointSolid
 from recon.identify.video_scene import VideoScene
 from recon.splats.dynamic_cloud import DynamicCloud
-from recon.splats.filling import fill_volume
 from recon.splats.posed_images import PosedImages
+from recon.splats.splat_body import SOLID, splat_body
 from recon.splats.video import PosedVideo
 
 __all__ = ["motion_from_splats", "seen_share"]
 
-_SOLID = 0.1  # opacity from which a Gaussian is part of the body
 # Of its light that must reach a camera. Fitted Gaussians overlap: what is in front keeps a quarter,
 # what is behind a hundredth.
 _SEEN = 0.1
 _CLOUD_POINTS = 300  # as Motion.from_perception
-_FILL_CELLS = 20  # particles along the longest side of the body
 _FEWEST = 4
 
 
@@ -47,8 +45,8 @@ def motion_from_splats(
     """The motion of a cloud that was fitted to a video (`recon.splats.dynamic`).
 
     Points are those that a camera sees in the first frame, and only in frames in which one does:
-    elsewhere the fit says where they are, but no image. The body at rest is the cloud of the first
-    frame, filled by what the views show unless the scene knows its inside.
+    elsewhere the fit says where they are, but no image. The body at rest is what the views
+    show of the cloud (`recon.splats.splat_body`).
 
     Args:
         dynamic: of the video.
@@ -66,7 +64,7 @@ def motion_from_splats(
     """
     _check(dynamic, video, scene)
     seen = np.stack([_seen(dynamic.at(t), f) for t, f in enumerate(video.frames)])
-    points = np.flatnonzero(seen[0] & (dynamic.cloud.opacity.numpy() >= _SOLID))
+    points = np.flatnonzero(seen[0] & (dynamic.cloud.opacity.numpy() >= SOLID))
     if len(points) < _FEWEST:
         raise DataError(
             f"{len(points)} solid Gaussians are seen in the first frame",
@@ -82,7 +80,7 @@ def motion_from_splats(
         every = torch.stack([dynamic.F(t)[points] for t in range(len(dynamic))])
         gradients = _on_ticks(every.double().numpy(), shown, scene.tick, ticks)
     rest = dynamic.mean[0, points].double().numpy()
-    body = above_ground(_body(dynamic, video.frames[0], scene, rest), scene.ground)
+    body = splat_body(dynamic, video, scene)
     handling = scene.handling(body)
     until = min(handling.until, ticks)
     x, y, z = (float(c) for c in scene.gravity)
@@ -149,17 +147,6 @@ def _on_ticks(values: np.ndarray, seen: np.ndarray, tick: np.ndarray, ticks: int
     made = np.full((ticks, *values.shape[1:]), np.nan)
     made[tick] = np.where(seen.reshape(*seen.shape, *[1] * (values.ndim - 2)), values, np.nan)
     return made
-
-
-def _body(
-    dynamic: DynamicCloud, views: PosedImages, scene: VideoScene, rest: np.ndarray
-) -> np.ndarray:
-    """Points inside the body and on its surface [m]."""
-    if len(scene.inside):
-        return np.concatenate([rest, scene.surface, scene.inside])
-    spacing_m = float(np.ptp(rest, axis=0).max()) / _FILL_CELLS
-    filled = fill_volume(dynamic.cloud, views, spacing_m=spacing_m, opacity=_SOLID)
-    return np.concatenate([rest, scene.surface, filled])
 
 
 def _clouds(position: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, ...]:

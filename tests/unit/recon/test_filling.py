@@ -133,6 +133,21 @@ def test_a_hollow_that_no_silhouette_shows_stays_by_its_depth() -> None:
     assert len(found) * SPACING_M**3 == pytest.approx(volume, rel=0.2)
 
 
+def test_gaussians_below_the_surface_fill_up_to_it_with_a_skin() -> None:
+    """Fitted Gaussians lie about a radius deep; depth is drawn by their centres."""
+    points, volume, _ = ball()
+    views, deep = views_of(shell(points)), 0.006
+    sunk = shell(points * (1.0 - deep / 0.05))
+    bare, whole = (
+        fill_volume(sunk, views, spacing_m=0.003, density=0.5, skin_m=skin) for skin in (0.0, deep)
+    )
+    # The ball is drawn 2 mm wider than it is; without a skin (44 / 50)^3 = 0.68 of it is told.
+    volume *= (0.052 / 0.05) ** 3
+    assert len(bare) * 0.003**3 < 0.8 * volume
+    assert len(whole) * 0.003**3 == pytest.approx(volume, rel=0.1)  # found 1.08
+    assert np.linalg.norm(whole, axis=1).max() < 0.058
+
+
 def test_faint_gaussians_and_those_beside_the_masks_are_no_part() -> None:
     points, _, _ = ball()
     cloud = shell(points)
@@ -165,6 +180,8 @@ def test_what_cannot_be_filled_is_refused() -> None:
     views = views_of(cloud, width=32)
     with pytest.raises(DataError, match="fill_volume"):
         fill_volume(cloud, spacing_m=0.0)
+    with pytest.raises(DataError, match="skin -1"):
+        fill_volume(cloud, views, spacing_m=SPACING_M, skin_m=-1.0)
     with pytest.raises(DataError, match="are solid"):
         fill_volume(cloud, spacing_m=SPACING_M, opacity=0.99)
     with pytest.raises(DataError, match="points instead"):
