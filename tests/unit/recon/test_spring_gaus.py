@@ -461,7 +461,7 @@ def test_bad_videos_are_refused(fallen: Drop) -> None:
     plain = dataclasses.replace(scene, surface=np.zeros((0, 3)))
     with (
         pytest.warns(PhysGymWarning, match="one camera"),
-        pytest.raises(DataError, match="look the same way"),
+        pytest.raises(DataError, match="one camera sees the object"),
     ):
         identify_video(one, plain, CONFIG)
     with pytest.raises(DataError, match="certain"):
