@@ -271,8 +271,9 @@ class AnchorRollouts:
         )
         if not self.body.directed:
             return made
-        own = asymmetry_of(pulls).float()
-        return made.replace(asymmetry=torch.cat([own, own.new_zeros(len(own), extra)], dim=1))
+        uneven = asymmetry_of(pulls).float()
+        even = uneven.new_zeros(len(uneven), extra)
+        return made.replace(asymmetry=torch.cat([uneven, even], dim=1))
 
     def _solver(
         self, acting: tuple[int, ...], worlds: int, given: SpringMassParameters

@@ -131,8 +131,8 @@ class Dynamics:
     def scan(self, start: dict[str, np.ndarray], frames: Sequence[int]) -> np.ndarray:
         """Loss of each point of a scan.
 
-        Each is simulated by itself: in lanes all would take as many substeps as the stiffest, and
-        the scan of a lifted toy took eight times as long.
+        Each is simulated by itself: in lanes all would take as many substeps as the stiffest and
+        most damped, which of a lifted toy takes 40 times as long as one in the middle.
 
         Args:
             start: values by name, with a first axis where they differ from point to point

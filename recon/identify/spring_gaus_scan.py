@@ -205,10 +205,8 @@ def scanned_start(
 def _scanned(dynamics: Dynamics, start: dict[str, np.ndarray], frames: Sequence[int]) -> np.ndarray:
     """Losses from soft to stiff, until they have been high twice: stiff bodies take longest."""
     count = len(start["log_stiffness"]) // len(_DAMPING_RATIOS)
-    made, column = (
-        np.full((len(_DAMPING_RATIOS), count), np.inf),
-        count * np.arange(len(_DAMPING_RATIOS)),
-    )
+    made = np.full((len(_DAMPING_RATIOS), count), np.inf)
+    column = count * np.arange(len(made))
     for k in range(count):
         some = {n: start[n][column + k] for n in ("log_stiffness", "log_dashpot")}
         made[:, k] = dynamics.scan({**start, **some}, frames)

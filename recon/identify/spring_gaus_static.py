@@ -57,13 +57,14 @@ def static_cloud(
 
 
 def unseen(surface: np.ndarray, cloud: GaussianCloud, views: PosedImages) -> np.ndarray:
-    """Measured points whose Gaussians are gone and which no mask contradicts.
+    """Points of the surface whose Gaussians are gone and which no mask contradicts.
 
     Images tell nothing of an underside, and Gaussians there fade or drift. A body filled without
     its lower corners stands on what is left, and turns when it lands.
 
     Args:
-        surface: measured or completed points that the Gaussians started from [m], shape (G, 3).
+        surface: points that the Gaussians started from, measured or completed, or of the visual
+            hull where nothing was measured [m], shape (G, 3).
         cloud: what is left of them.
         views: of the first frame.
 
