@@ -32,8 +32,10 @@ CELL = {"command_timeout_s": TIMEOUT_S, "ramp_s": RAMP_S, "seed": 1}
 PATIENCE_S = 30.0
 
 
-def _cell(tmp_path: Path, domain: int):
-    return harness.NodeProcess("sim_cell", CELL, domain_id=domain, log=tmp_path / "cell.log")
+def _cell(tmp_path: Path, domain: int, **changes):
+    return harness.NodeProcess(
+        "sim_cell", CELL | changes, domain_id=domain, log=tmp_path / "cell.log"
+    )
 
 
 def _ready(watcher, cell) -> None:
@@ -82,7 +84,9 @@ def test_wrong_commands_are_refused_and_the_cell_lives_on(tmp_path):
         for count, (text, message) in enumerate(wrong, start=1):
             watcher.send_message(message)
             assert watcher.wait(
-                lambda log, n=count: _value(log, "rejected") == str(n), timeout_s=10.0, alive=[cell]
+                lambda log, n=count: _value(log, "rejected") == str(n),
+                timeout_s=PATIENCE_S,
+                alive=[cell],
             ), cell.tail()
             assert text in _value(watcher.log, "last_rejection")
             assert text in cell.log.read_text()
@@ -90,7 +94,7 @@ def test_wrong_commands_are_refused_and_the_cell_lives_on(tmp_path):
         # 2 mm: the gantry holds its place; a followed wrong command would move it by centimetres.
         np.testing.assert_allclose(watcher.log.joint_position[-1], home, atol=2e-3)
         watcher.send_message(good)
-        assert watcher.wait(lambda log: _value(log, "accepted") == "1", timeout_s=10.0)
+        assert watcher.wait(lambda log: _value(log, "accepted") == "1", timeout_s=PATIENCE_S)
         assert cell.interrupt() == 0
 
 
@@ -103,10 +107,10 @@ def test_the_cell_stops_when_the_stream_goes_quiet(tmp_path):
     with _cell(tmp_path, domain) as cell, harness.CellWatcher(NAMES, domain_id=domain) as watcher:
         _ready(watcher, cell)
         _glide(watcher)
-        assert watcher.wait(lambda log: _value(log, "mode") == "track", timeout_s=5.0)
+        assert watcher.wait(lambda log: _value(log, "mode") == "track", timeout_s=PATIENCE_S)
         assert watcher.wait(
             lambda log: _value(log, "mode") == "hold" and _value(log, "accepted") == "1",
-            timeout_s=10.0,
+            timeout_s=PATIENCE_S,
             alive=[cell],
         ), cell.tail()
         _assert_stopped_in_time(watcher)
@@ -162,7 +166,7 @@ def test_sigterm_ends_the_cell_cleanly(tmp_path):
         _ready(watcher, cell)
         cell.process.send_signal(signal.SIGTERM)
         assert cell.process.wait(timeout=10.0) == 0
-        assert watcher.wait(lambda log: _value(log, "mode") == "stopped", timeout_s=5.0)
+        assert watcher.wait(lambda log: _value(log, "mode") == "stopped", timeout_s=PATIENCE_S)
 
 
 def test_a_parameter_out_of_range_is_refused_at_start(tmp_path):
@@ -243,10 +247,17 @@ def test_the_policy_shapes_the_cable_and_both_nodes_stop_cleanly(tmp_path, task)
         goal = np.load(task[1])["points"]
         distance = np.linalg.norm(np.array(watcher.log.points) - goal, axis=2).mean(axis=1)
         assert distance[0] > 0.1
-        assert distance[-1] < 0.02  # the policy's own bar, measured from outside
+        # The bar of the policy, from outside, and 5 mm that it swings while the word travels.
+        assert distance[-1] < 0.025
+        # The planner's limit is 0.25 m/s per gripper.
+        commanded = [np.abs(command.velocity).max() for _, command in watcher.log.commands]
+        assert max(commanded) < 0.25 + 1e-6
         speed = np.abs(np.array(watcher.log.joint_velocity)).max()
-        # The planner's limit is 0.25 m/s per gripper; 0.03 is the gantry's overshoot and jitter.
-        assert speed < 0.28
+        # 0.03 is the gantry's overshoot and jitter. What a starved machine delivers late the cell
+        # catches up with, within its own limit.
+        gap_s = max(float(word.values["longest_gap_s"]) for _, word in watcher.log.status)
+        starved = gap_s > 0.05 or int(watcher.log.policy[-1][1].values["overruns"]) > 0
+        assert speed < (1.03 * CellConfig().velocity_limit_m_s if starved else 0.28)
         assert _value(watcher.log, "rejected") == "0"
         assert policy.interrupt() == 0
         assert cell.interrupt() == 0
@@ -254,26 +265,23 @@ def test_the_policy_shapes_the_cable_and_both_nodes_stop_cleanly(tmp_path, task)
 
 def test_a_planner_that_is_killed_in_motion_leaves_a_cell_that_stops(tmp_path, task):
     domain = harness.fresh_domain()
-    # More than three seconds of motion: time to kill it in the middle on a busy machine too.
-    slow = {"plan.speed_m_s": 0.05}
+    # More than three seconds of motion: time to kill it in the middle on a busy machine too. The
+    # grace lets a chunk outlast the watchdog even when a starved machine delivers it a second late:
+    # with the default one such a chunk has braked to rest by itself before the watchdog bites.
+    slow = {"plan.speed_m_s": 0.05, "plan.grace_s": 2.0}
     with (
         _cell(tmp_path, domain) as cell,
         _policy(tmp_path, domain, task, **slow) as policy,
         harness.CellWatcher(NAMES, domain_id=domain) as watcher,
     ):
-        moving = watcher.wait(
-            lambda log: log.joint_velocity and np.abs(log.joint_velocity[-1]).max() > 0.035,
-            timeout_s=2 * PATIENCE_S,
-            alive=[cell, policy],
-        )
-        assert moving, policy.tail() + cell.tail()
+        _until_it_moves(watcher, cell, policy, speed_m_s=0.035)
         policy.kill()
         stopped = watcher.wait(
             lambda log: (
                 _value(log, "mode") == "hold"
                 and log.latest_status().text.startswith("watchdog: no command for ")
             ),
-            timeout_s=10.0,
+            timeout_s=PATIENCE_S,
             alive=[cell],
         )
         assert stopped, cell.tail()
@@ -282,26 +290,57 @@ def test_a_planner_that_is_killed_in_motion_leaves_a_cell_that_stops(tmp_path, t
         assert cell.interrupt() == 0
 
 
+def test_a_planner_that_is_killed_leaves_a_chunk_that_brakes_by_itself(tmp_path, task):
+    domain = harness.fresh_domain()
+    with (
+        _cell(tmp_path, domain, command_timeout_s=0.0) as cell,  # without a watchdog
+        _policy(tmp_path, domain, task, **{"plan.speed_m_s": 0.05}) as policy,
+        harness.CellWatcher(NAMES, domain_id=domain) as watcher,
+    ):
+        _until_it_moves(watcher, cell, policy, speed_m_s=0.035)
+        policy.kill()
+        # On a starved machine an earlier chunk may have ended too: it is the last that counts.
+        count = len(watcher.log.joint_velocity)
+        rest = watcher.wait(
+            lambda log: (
+                len(log.joint_velocity) > count + RATE_HZ
+                and _value(log, "mode") == "hold"
+                # 5 mm/s: the cable goes on swinging and shakes the grippers a little.
+                and np.abs(log.joint_velocity[-1]).max() < 5e-3
+            ),
+            timeout_s=PATIENCE_S,
+            alive=[cell],
+        )
+        assert rest, cell.tail()
+        assert watcher.log.latest_status().text == "the trajectory is done"
+        assert cell.interrupt() == 0
+
+
+def _until_it_moves(watcher, cell, policy, *, speed_m_s: float) -> None:
+    moving = watcher.wait(
+        lambda log: log.joint_velocity and np.abs(log.joint_velocity[-1]).max() > speed_m_s,
+        timeout_s=2 * PATIENCE_S,
+        alive=[cell, policy],
+    )
+    assert moving, policy.tail() + cell.tail()
+
+
 def test_sigint_in_motion_makes_braking_the_last_command(tmp_path, task):
     domain = harness.fresh_domain()
     with (
-        _cell(tmp_path, domain) as cell,
+        # A starved machine may leave gaps in the stream: the watchdog waits them out here.
+        _cell(tmp_path, domain, command_timeout_s=10.0) as cell,
         _policy(tmp_path, domain, task, **{"plan.speed_m_s": 0.08}) as policy,
         harness.CellWatcher(NAMES, domain_id=domain) as watcher,
     ):
-        moving = watcher.wait(
-            lambda log: log.joint_velocity and np.abs(log.joint_velocity[-1]).max() > 0.04,
-            timeout_s=2 * PATIENCE_S,
-            alive=[cell, policy],
-        )
-        assert moving, policy.tail() + cell.tail()
+        _until_it_moves(watcher, cell, policy, speed_m_s=0.04)
         assert policy.interrupt() == 0
         rest = watcher.wait(
             lambda log: (
                 _value(log, "mode") == "hold"
                 and log.latest_status().text == "the trajectory is done"
             ),
-            timeout_s=10.0,
+            timeout_s=PATIENCE_S,
             alive=[cell],
         )
         assert rest, cell.tail()  # it stopped because it was told to, not because of the watchdog
@@ -319,16 +358,11 @@ def test_the_policy_brakes_when_the_cell_falls_silent(tmp_path, task):
         _policy(tmp_path, domain, task, **{"plan.speed_m_s": 0.08}) as policy,
         harness.CellWatcher(NAMES, domain_id=domain) as watcher,
     ):
-        moving = watcher.wait(
-            lambda log: log.joint_velocity and np.abs(log.joint_velocity[-1]).max() > 0.04,
-            timeout_s=2 * PATIENCE_S,
-            alive=[cell, policy],
-        )
-        assert moving, policy.tail() + cell.tail()
+        _until_it_moves(watcher, cell, policy, speed_m_s=0.04)
         cell.kill()
         noticed = watcher.wait(
             lambda log: log.latest_policy().text.startswith("watchdog: joint states"),
-            timeout_s=10.0,
+            timeout_s=PATIENCE_S,
             alive=[policy],
         )
         assert noticed, policy.tail()

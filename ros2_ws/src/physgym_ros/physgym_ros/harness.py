@@ -137,7 +137,7 @@ class NodeProcess:
             self.process.kill()
             self.process.wait()
 
-    def interrupt(self, *, timeout_s: float = 10.0) -> int:
+    def interrupt(self, *, timeout_s: float = 30.0) -> int:
         """Stop it as Ctrl-C does.
 
         Args:

@@ -89,6 +89,8 @@ class SimCellNode:
         self._next_status_s = 0.0
         self._started_s = 0.0
         self._last_step_s = time.monotonic()
+        # When the set point holds: a tick's due time, not when a busy machine came round to it.
+        self._setpoint_s = time.monotonic()
         self._longest_gap_s = 0.0
         self._make_topics()
         self._thread = threading.Thread(target=self._run, name="physics", daemon=True)
@@ -113,7 +115,7 @@ class SimCellNode:
 
     def start(self) -> None:
         """Start the physics."""
-        self._started_s = self._last_step_s = time.monotonic()
+        self._started_s = self._last_step_s = self._setpoint_s = time.monotonic()
         self._thread.start()
         self.node.get_logger().info(f"cell is up: joints {', '.join(self._names)}")
 
@@ -131,7 +133,11 @@ class SimCellNode:
             stamp_s = conversions.stamp_s(message.header)
             now_s = 1e-9 * self.node.get_clock().now().nanoseconds
             with self._lock:
-                self._tracker.accept(path, start_in_s=stamp_s - now_s if stamp_s > 0.0 else 0.0)
+                # Ticks that are late are caught up with in a burst: a path whose start were counted
+                # from now would lie behind them, and the next one would have to leap.
+                behind_s = time.monotonic() - self._setpoint_s
+                start_in_s = stamp_s - now_s + behind_s if stamp_s > 0.0 else 0.0
+                self._tracker.accept(path, start_in_s=start_in_s)
                 self._command_time_s = time.monotonic()
                 self._accepted += 1
         except DataError as error:
@@ -146,7 +152,7 @@ class SimCellNode:
         tick, due_s = 0, time.monotonic()
         try:
             while not self._halt.is_set():
-                self._step(dt_s, with_points=tick % every == 0)
+                self._step(dt_s, due_s=due_s, with_points=tick % every == 0)
                 tick, due_s = tick + 1, due_s + dt_s
                 left_s = due_s - time.monotonic()
                 if left_s > 0.0:
@@ -162,12 +168,12 @@ class SimCellNode:
             self._say(level=2, mode="failed", reason=why.splitlines()[0 if known else -1])
             self._stop_process.set()
 
-    def _step(self, dt_s: float, *, with_points: bool) -> None:
+    def _step(self, dt_s: float, *, due_s: float, with_points: bool) -> None:
         with self._lock:
             now_s = time.monotonic()
             # A watchdog can bite no sooner than at the next step: how late it may be is told.
             self._longest_gap_s = max(self._longest_gap_s, now_s - self._last_step_s)
-            self._last_step_s = now_s
+            self._last_step_s, self._setpoint_s = now_s, due_s
             age_s = now_s - self._command_time_s
             target = self._tracker.advance(dt_s, command_age_s=age_s)
             mode, reason = self._tracker.mode, self._tracker.reason
