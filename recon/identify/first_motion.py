@@ -235,11 +235,15 @@ def _flight(clip: Clip, seen: _Seen) -> _Fit | None:
         landed = _height(clip, _placed(clip, seen, fit, stop - 1)) < -fit.sigma_m
         if landed:
             break
-    # Three frames of something still are nearly a parabola, so a fourth must be one.
-    if best is None or not (frames > _FLIGHT_TICKS or landed or frames == len(seen.time_s)):
+    if best is None:
         return None
-    still = _fit(seen.until(frames), (0,), np.zeros(3))
-    return best if _beats(best, still) else None
+    part = seen.until(frames)
+    # Three frames of something still are nearly a parabola, so a fourth must be one, unless they
+    # are so far apart that gravity shows in them.
+    short = not (frames > _FLIGHT_TICKS or landed or frames == len(seen.time_s))
+    if short and not _beats(best, _fit(part, (0, 1), np.zeros(3))):
+        return None
+    return best if _beats(best, _fit(part, (0,), np.zeros(3))) else None
 
 
 def _carried(clip: Clip, seen: _Seen) -> _Fit | None:

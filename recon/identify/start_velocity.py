@@ -24,6 +24,8 @@ FEWEST_FREE_FRAMES = 3
 
 _FAR_SIGMA = 6.0  # of the noise of a centre of many points: no free flight strays that far
 _FAR_SIZE = 0.004  # of the body's size: what calibration and rounding may do to a parabola
+# Of the body's size: tracked points may be so far above its underside, which no camera sees.
+_NEAR_SIZE = 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,14 +165,24 @@ def _contact_frame(motion: Motion, poses: dict[int, Pose], tolerance: float) -> 
         centre = poses[frame].apply(motion.rest.mean(axis=0))
         # Two frames fix a velocity with all their noise; extrapolating them takes it along.
         slack = tolerance * (2.0 if at == 2 else 1.0)
-        if np.linalg.norm(guess - centre) > slack or _is_bent(motion, poses[frame], frame):
+        if np.linalg.norm(guess - centre) > slack:
             return frame
-        if motion.ground is not None:
-            normal = np.array(motion.ground.normal)
-            rigid = poses[frame].apply(motion.rest) + (guess - centre)
-            if float((rigid @ normal).min()) < motion.ground.offset_m - tolerance:
-                return frame
+        height = np.inf if motion.ground is None else _height(motion, poses[frame], guess - centre)
+        if height < -tolerance:
+            return frame
+        # Tracks drift on what turns or is plain, and look bent then; high above the ground there is
+        # nothing that could bend the body.
+        high = np.isfinite(height) and height > _NEAR_SIZE * motion.size_m
+        if not high and _is_bent(motion, poses[frame], frame):
+            return frame
     return motion.frame_count
+
+
+def _height(motion: Motion, pose: Pose, shift: np.ndarray) -> float:
+    """Of the lowest point over the ground [m]."""
+    assert motion.ground is not None
+    rigid = pose.apply(motion.rest) + shift
+    return float((rigid @ np.array(motion.ground.normal)).min()) - motion.ground.offset_m
 
 
 def _is_bent(motion: Motion, pose: Pose, frame: int) -> bool:

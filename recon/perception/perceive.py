@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -39,6 +39,8 @@ SomeMasks = Sequence[Sequence[np.ndarray] | None]
 Progress = Callable[[str, float], None]
 
 _LEAST_DEPTH = 0.001  # share of an image's pixels that hold a distance, below which it has none
+# Points along an object at least, of its filling and of its clouds: fewer outline it only.
+_ACROSS, _SEEN_ACROSS = 12, 20
 _MOVES_M = 0.01  # three times the usual error of a track
 _MOST_MASK_BYTES = 2**30
 
@@ -136,6 +138,7 @@ def perceive(
     )
     clock.note("segment", 0.5)
     _check_found(found, name)
+    config = _fine_enough(config, _cloud(views, found, 0, config))
     clouds = [_cloud(views, found, frame, config) for frame in range(len(time_s))]
     _warn_lost(clouds, name)
     clock.note("fuse", 0.7)
@@ -281,6 +284,15 @@ def _warn_lost(clouds: Sequence[np.ndarray], name: str) -> None:
             PhysGymWarning,
             stacklevel=3,
         )
+
+
+def _fine_enough(config: PerceiveConfig, cloud: np.ndarray) -> PerceiveConfig:
+    """With a spacing that a small object is filled at, not outlined."""
+    if len(cloud) < 2:
+        return config
+    size_m = max(float(np.ptp(np.percentile(cloud, [1, 99], axis=0), axis=0).max()), 1e-3)
+    fuse = replace(config.fuse, voxel_m=min(config.fuse.voxel_m, size_m / _SEEN_ACROSS))
+    return replace(config, spacing_m=min(config.spacing_m, size_m / _ACROSS), fuse=fuse)
 
 
 def _runs(numbers: Sequence[int]) -> str:

@@ -19,7 +19,8 @@ class PerceiveConfig:
 
     Attributes:
         kind: what the object is; ``auto`` guesses from the first frame, and says so.
-        spacing_m: one point is kept per cube of this side [m]; PhysTwin uses 5 mm.
+        spacing_m: one point is kept per cube of this side [m], of a twelfth of the object where
+            that is less; PhysTwin uses 5 mm.
         most_points: the spacing grows until no more points than this are left.
         hand_points: most points K that are kept of each hand; PhysTwin has 30 in all.
         whole: append the points that no camera saw.

@@ -74,6 +74,22 @@ def test_a_flight_gives_its_velocity_and_spin() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
+def test_three_frames_of_flight_do_where_gravity_shows_in_them(seed: int) -> None:
+    """At 30 Hz they sag by 11 mm between two steps, a straight line by none."""
+    path = FLIGHT.copy()
+    path[3:] = path[2]  # where it landed
+    found = find_first_motion(moved_clip(path, noise_m=5e-4, common_m=1e-4, seed=seed))
+    assert found is not None
+    assert found.flying
+    # 1 mm over three frames: a slope is known to 1e-3 / (sqrt(2) / 30) = 21 mm/s.
+    assert np.abs(found.velocity_m_per_s - VELOCITY).max() < 4.0 * 0.021
+    straight = VELOCITY * TIME_S[:, None]
+    straight[3:] = straight[2]
+    clip = moved_clip(straight, noise_m=5e-4, common_m=1e-4, seed=seed)
+    assert find_first_motion(clip) is None  # pushed by what is not recorded
+
+
+@pytest.mark.parametrize("seed", range(4))
 def test_noise_moves_it_no_further_than_it_says(seed: int) -> None:
     """3 mm at every point, and 1 mm that a frame's points have in common."""
     clip = moved_clip(FLIGHT, TURN, noise_m=3e-3, common_m=1e-3, seed=seed)

@@ -20,7 +20,7 @@ from recon.perception.driven import (
 )
 from recon.perception.hands import apart
 from recon.perception.lift import View
-from recon.perception.perceive import PerceiveConfig, perceive
+from recon.perception.perceive import PerceiveConfig, _fine_enough, perceive
 from recon.perception.prompt import Prompt
 from recon.perception.result import Perception
 from recon.perception.rope_points import kept_from_sliding
@@ -99,6 +99,16 @@ def test_masks_and_grippers_are_handed_on(seen: Perception) -> None:
     assert len(seen.grippers) == 1
     np.testing.assert_array_equal(seen.grippers[0].T_world_gripper, grip().T_world_gripper)
     assert seen.hands == ()
+
+
+def test_a_small_object_is_filled_finely() -> None:
+    """At 8 mm a ball of 3 cm would be 38 points, none of them inside."""
+    ball = np.random.default_rng(0).normal(size=(4000, 3))
+    ball *= 0.5 / np.linalg.norm(ball, axis=1, keepdims=True)
+    small = _fine_enough(PerceiveConfig(), 0.03 * ball)
+    assert 0.03 / 14 < small.spacing_m < 0.03 / 11
+    assert 0.03 / 23 < small.fuse.voxel_m < 0.03 / 19
+    assert _fine_enough(PerceiveConfig(), 0.2 * ball) == PerceiveConfig()
 
 
 def test_what_a_gripper_holds_waits_for_the_jaws_and_then_goes_with_them(seen: Perception) -> None:

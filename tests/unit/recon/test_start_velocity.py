@@ -52,6 +52,21 @@ def test_the_ground_ends_the_flight() -> None:
     assert np.allclose(found.linear_m_per_s, 0.0, atol=1e-9)
 
 
+def test_tracks_that_drift_do_not_end_a_flight_high_in_the_air() -> None:
+    """Third differences do not see a drift, so it looks like a body that is no longer rigid."""
+    still = {"velocity": (0, 0, 0), "spin": (0, 0, 0), "ground": GroundPlane()}
+    high = flight(height_m=0.5, **still)
+    drift = np.zeros_like(high.position)
+    # A quarter of the points slide by 0.4 mm a frame, as often to one side as to the other.
+    drift[:, ::4, 0] = 0.0004 * np.arange(len(drift))[:, None]
+    drift[:, ::8, 0] *= -1.0
+    drifting = dataclasses.replace(high, position=high.position + drift)
+    assert fit_start_velocity(drifting).contact_frame == high.frame_count
+    low = flight(height_m=0.065, **still)  # 15 mm above the ground
+    bent = dataclasses.replace(low, position=low.position + drift)
+    assert fit_start_velocity(bent).contact_frame < fit_start_velocity(low).contact_frame
+
+
 def test_a_body_that_stands_has_no_velocity() -> None:
     rest = block()
     position = np.repeat((rest + np.array([0.0, 0.0, 0.05]))[None], 10, axis=0)
