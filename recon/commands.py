@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
-import sys
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from physgym.errors import BlowUpError, DataError
+from physgym.errors import DataError
 from recon.spring_gaus_flags import SpringGausFlags
 
 if TYPE_CHECKING:
     from physgym.twin import Twin
-    from recon.identify.progress import Progress
-    from recon.tracks import Tracks
 
 __all__ = ["Benchmark", "Reconstruct", "train_share"]
 
@@ -102,10 +96,7 @@ class Reconstruct(SpringGausFlags):
         Raises:
             PhysGymError: if the recordings, the flags or the place of the twin are wrong.
         """
-        from recon.identify.progress import Progress, RichProgress
-        from recon.importers import load_recordings
         from recon.reconstruct import check_place, is_episode
-        from recon.scorecard import split
 
         settings = self.settings(self.method)
         if is_episode(self.source):
@@ -123,18 +114,7 @@ class Reconstruct(SpringGausFlags):
                 fix="name an episode, or use --method phystwin or mosa for tracks",
             )
         check_place(self.out)
-        if self.method == "mosa":
-            return self._continuum()
-        train, held_out = split(load_recordings(self.source), self.train)
-        progress = Progress() if self.json else RichProgress()
-        twin = self._identify(train, progress)
-        # Saved after each part, so that whatever goes wrong later costs that part only.
-        if self.residual:
-            twin = _with_residual(twin, train, progress)
-            twin.save(self.out)
-        twin = twin.replace(metrics=_metrics(twin, train, held_out))
-        twin.save(self.out)
-        return self._told(twin)
+        return self._continuum() if self.method == "mosa" else self._springs()
 
     def _from_episode(self, settings: dict[str, Any]) -> int:
         from recon.identify.progress import Progress, RichProgress
@@ -184,7 +164,7 @@ class Reconstruct(SpringGausFlags):
         from recon.identify.motion_losses import MotionWeights
         from recon.identify.progress import Progress, RichProgress
         from recon.importers import load_recordings
-        from recon.reconstruct_motion import reconstruct_tracks
+        from recon.reconstruct_motion import reconstruct_motion
 
         if self.residual or self.kind not in ("auto", "volume"):
             raise DataError(
@@ -203,12 +183,40 @@ class Reconstruct(SpringGausFlags):
             mass_kg=self.mass,
             weights=weights.only(_named(self.losses)) if self.losses else weights,
         )
-        twin = reconstruct_tracks(
+        twin = reconstruct_motion(
             load_recordings(self.source),
             self.out,
             config,
             train=self.train,
             ground_m=self.ground,
+            resume=self.resume,
+            progress=Progress() if self.json else RichProgress(),
+        )
+        return self._told(twin)
+
+    def _springs(self) -> int:
+        """Of tracks, as springs or a rod."""
+        from recon.identify.phystwin import PhysTwinConfig
+        from recon.identify.progress import Progress, RichProgress
+        from recon.importers import load_recordings
+        from recon.reconstruct_tracks import reconstruct_tracks
+        from recon.scorecard import split
+
+        train, held_out = split(load_recordings(self.source), self.train)
+        config = PhysTwinConfig(
+            budget=self.budget,
+            seed=self.seed,
+            linear_density_kg_per_m=self.density,
+            kind=self.kind,  # type: ignore[arg-type]  # sheet and volume were refused before
+            mass_kg=self.mass,
+            ground_height_m=self.ground,
+        )
+        twin = reconstruct_tracks(
+            train,
+            held_out,
+            self.out,
+            config,
+            residual=self.residual,
             resume=self.resume,
             progress=Progress() if self.json else RichProgress(),
         )
@@ -221,60 +229,6 @@ class Reconstruct(SpringGausFlags):
             print(twin.summary())
             print(f"twin: {self.out}")
         return 0
-
-    def _identify(self, train: list[Tracks], progress: Progress) -> Twin:
-        """The physics, saved; the run folder stays when there is something to go on with."""
-        from physgym.run_folder import RunFolder
-        from recon.identify.phystwin import PhysTwinConfig, identify
-
-        config = PhysTwinConfig(
-            budget=self.budget,
-            seed=self.seed,
-            linear_density_kg_per_m=self.density,
-            kind=self.kind,  # type: ignore[arg-type]  # sheet and volume were refused before
-            mass_kg=self.mass,
-            ground_height_m=self.ground,
-        )
-        job = _Job(
-            self.method, self.budget, self.seed, self.density, _fingerprint(train), self.kind,
-            self.mass, self.ground,
-        )  # fmt: skip
-        folder = self.out.with_name(self.out.name + ".run")
-        begun = (folder / "config.yaml").is_file()
-        run = RunFolder(folder, job, resume=self.resume or not begun)
-        finished = False
-        try:
-            with run:
-                twin = identify(train, config, name=self.out.name, progress=progress, run=run)
-            command = " ".join(sys.argv[1:])
-            twin = twin.replace(provenance={**twin.provenance, "command": command})
-            twin.save(self.out)
-            finished = not twin.provenance["stopped_early"]
-        finally:
-            if finished or run.latest_checkpoint() is None:
-                shutil.rmtree(folder, ignore_errors=True)
-        return twin
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What must be the same when a run is resumed."""
-
-    method: str
-    budget: str
-    seed: int
-    density: float
-    train_sha256: str
-    kind: str
-    mass: float | None
-    ground: float | None
-
-
-def _fingerprint(recordings: list[Tracks]) -> str:
-    digest = hashlib.sha256()
-    for tracks in recordings:
-        digest.update(tracks.position.tobytes() + tracks.time_s.tobytes())
-    return digest.hexdigest()
 
 
 def _named(losses: str) -> tuple[str, ...]:
@@ -301,27 +255,6 @@ def train_share(train: str) -> float:
     if not 0.05 <= share <= 1.0:
         raise DataError(f"--train {train}", where="reconstruct", expected="auto, all, or 0.05 to 1")
     return share
-
-
-def _with_residual(twin: Twin, train: list[Tracks], progress: Progress) -> Twin:
-    from recon.identify.residual import fit_residual
-
-    try:
-        return fit_residual(twin, train, progress=progress)
-    except KeyboardInterrupt:
-        progress.say("stopped: the twin stays without a residual")
-        return twin.replace(provenance={**twin.provenance, "stopped_early": True})
-
-
-def _metrics(twin: Twin, train: list[Tracks], held_out: list[Tracks]) -> dict[str, Any]:
-    from recon.scorecard import score
-    from recon.tracks import PhysGymWarning
-
-    try:
-        return score(twin, train, held_out)
-    except BlowUpError as error:
-        warnings.warn(f"the twin is not scored: {error}", PhysGymWarning, stacklevel=2)
-        return {}
 
 
 @dataclass(frozen=True)

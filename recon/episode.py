@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from physgym.camera import PinholeCamera
@@ -24,6 +23,7 @@ from recon.bags import Bag, BagDamagedError
 from recon.episode_files import bag_folder, read_sidecar
 from recon.episode_frames import Frame, FrameSet, FrameStore, Synchronized, span_of_one
 from recon.episode_index import CameraTopics
+from recon.episode_masks import mask_labels, read_mask
 from recon.episode_motion import BoolTrack, JointTrack, PoseTrack, RecordedMotion
 from recon.episode_write import EpisodeWriter
 from recon.tracks import PhysGymWarning, Tracks
@@ -282,8 +282,7 @@ class Episode:
         Returns:
             Sorted.
         """
-        folder = self.path / "masks" / camera
-        return tuple(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else ()
+        return mask_labels(self.path, camera)
 
     def mask(self, camera: str, number: int, label: str = "object") -> np.ndarray | None:
         """A recorded mask.
@@ -300,13 +299,8 @@ class Episode:
             DataError: if there is no such camera or frame.
         """
         row, _ = span_of_one(number, self.frame_count(camera), f"{self.name}: {camera}")
-        stamp = int(self._frames.stamps_ns(camera)[row])
-        path = self.path / "masks" / camera / label / f"{stamp}.png"
-        if not path.is_file():
-            return None
-        packed = np.frombuffer(path.read_bytes(), np.uint8)
-        pixels = cv2.imdecode(packed, cv2.IMREAD_GRAYSCALE)
-        return None if pixels is None else np.asarray(pixels > 127)
+        stamp_ns = int(self._frames.stamps_ns(camera)[row])
+        return read_mask(self.path, camera, label, stamp_ns)
 
     def close(self) -> None:
         """Close the files."""

@@ -17,6 +17,7 @@ __all__ = [
     "FORMAT_VERSION",
     "PARTIAL_SUFFIX",
     "bag_folder",
+    "noted_mass_kg",
     "read_sidecar",
     "write_sidecar",
 ]
@@ -94,6 +95,23 @@ def read_sidecar(folder: Path) -> dict[str, Any]:
 def _fits(key: str, value: Any) -> bool:
     kinds = {"serials": dict, "metadata": dict, "name": str}
     return isinstance(value, kinds.get(key, object))
+
+
+def noted_mass_kg(source: Path) -> float | None:
+    """The object's mass where the recording notes it.
+
+    Args:
+        source: what the user named.
+
+    Returns:
+        [kg], or None.
+
+    Raises:
+        DataError: as `bag_folder` and `read_sidecar`.
+    """
+    about = read_sidecar(bag_folder(source)).get("metadata", {}).get("object")
+    mass = about.get("mass_kg") if isinstance(about, dict) else None
+    return float(mass) if isinstance(mass, (int, float)) and mass > 0 else None
 
 
 def write_sidecar(folder: Path, content: Mapping[str, Any]) -> None:

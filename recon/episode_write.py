@@ -2,8 +2,8 @@
 
 The folder holds one MCAP file (chunks of zstd, or none), ``metadata.yaml``, and what ROS has no
 message for:
-``physgym.json`` (format, name, serial numbers), ``ground_truth.npz`` (a tracks file) and
-``masks/CAMERA/LABEL/STAMP_NS.png``. It grows inside ``NAME.partial`` and is renamed when it is
+``physgym.json`` (format, name, serial numbers), ``ground_truth.npz`` (a tracks file) and masks
+(`recon.episode_masks`). It grows inside ``NAME.partial`` and is renamed when it is
 whole; a writer that was killed leaves that folder, and `recon.episode.Episode.open` reads it.
 Topics are those of realsense-ros with aligned depth.
 """
@@ -15,10 +15,8 @@ import re
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -28,6 +26,7 @@ from physgym.frames import quat_xyzw_from_wxyz
 from recon import episode_messages as messages
 from recon.episode_bag import BagWriter
 from recon.episode_files import PARTIAL_SUFFIX, write_sidecar
+from recon.episode_masks import write_mask
 from recon.episode_messages import MessageFactory
 from recon.images import depth_mm
 from recon.tracks import Tracks
@@ -95,12 +94,7 @@ class EpisodeWriter:
     def __enter__(self) -> EpisodeWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.close()
         else:
@@ -251,11 +245,8 @@ class EpisodeWriter:
             raise self._refused(f"a mask of shape {mask.shape}", camera, "the camera's (H, W)")
         if not _TOKEN.fullmatch(label):
             raise self._refused(f"label {label!r}", camera, "letters, digits and _")
-        folder = self._folder / "masks" / camera / label
-        _, packed = cv2.imencode(".png", np.where(mask, 255, 0).astype(np.uint8))
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{self._stamp_ns(stamp_s)}.png").write_bytes(packed.tobytes())
+            write_mask(self._folder, camera, label, self._stamp_ns(stamp_s), mask)
         except OSError as error:
             raise self._failed(error) from error
 

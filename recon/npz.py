@@ -1,19 +1,22 @@
-"""Arrays from files that others wrote: plain numbers only, never a pickle."""
+"""Arrays in files: plain numbers only, never a pickle."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from physgym.errors import DataError
+from physgym.files import write_atomically
 
-__all__ = ["file_sha256", "npz_keys", "number_array", "read_npy", "read_npz"]
+__all__ = ["file_sha256", "npz_keys", "number_array", "read_npy", "read_npz", "write_npz"]
 
 # NumPy and zipfile raise RuntimeError for encrypted members, MemoryError for a header that lies
 # about the shape, and TokenError (a SyntaxError in newer ones) for one that is no Python.
@@ -64,6 +67,30 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
             else "copy or record the file again; it may be cut off",
         ) from error
     return arrays
+
+
+def write_npz(path: str | Path, arrays: Mapping[str, Any], where: str) -> Path:
+    """Write an ``.npz`` in one step: the old file or the whole new one, never half.
+
+    Args:
+        path: where; must end in ``.npz``. Its folder is made.
+        arrays: by name, or what NumPy makes arrays of.
+        where: who writes, for the message.
+
+    Returns:
+        The path, absolute.
+
+    Raises:
+        DataError: if the name does not end in ``.npz``.
+    """
+    target = Path(path).expanduser().resolve()
+    if target.suffix != ".npz":
+        raise DataError(target.name, where=where, expected="a name ending in .npz")
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(target, buffer.getvalue())
+    return target
 
 
 def read_npy(path: str | Path, expected: str) -> np.ndarray:

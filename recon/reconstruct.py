@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import shutil
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -141,7 +140,10 @@ def reconstruct_episode(
     Raises:
         PhysGymError: if the recording cannot be used or no twin can go there.
     """
+    from recon.episode_files import noted_mass_kg
     from recon.identify.progress import Progress as Silent
+    from recon.job_folder import drop_job_folder, job_folder
+    from recon.method_config import method_config
     from recon.perception.perceive_config import PerceiveConfig
     from recon.reconstruct_video import VIDEO_METHODS, has_depth, reconstruct_film
 
@@ -152,27 +154,27 @@ def reconstruct_episode(
         source = _as_bag(Path(episode).expanduser(), out, stack)
         if config.method in VIDEO_METHODS and not has_depth(source, config):
             return reconstruct_film(source, out, config, progress=progress, settings=settings)
-        perception, notes = _perceived(
+        perception = _perceived(
             source,
             PerceiveConfig(kind=config.kind, robot_model=str(config.robot or "")),
             config,
             progress,
         )
+        noted_kg = noted_mass_kg(source)
         video = _video(source, perception, config) if _draws(config) else None
         wanted = config.appearance and video is None  # what fits images sees for itself
         views = _first_views(source, perception, config) if wanted else None
     perceived_s = time.monotonic() - begun
-    mass_kg = config.mass_kg or _noted_mass(notes)
-    folder = out.with_name(out.name + ".run")
-    fit = dataclasses.replace(_fit_of(config, mass_kg), **(settings or {}))
-    with _run_folder(folder, _Job.of(fit, perception), resume=config.resume) as run:
+    fit = method_config(config, config.mass_kg or noted_kg)
+    fit = dataclasses.replace(fit, **(settings or {}))
+    with job_folder(out, _Job.of(fit, perception), resume=config.resume) as run:
         twin = _identified(perception, video, fit, out.name, progress, run)
     seconds = {"perceive_s": perceived_s, "identify_s": time.monotonic() - begun - perceived_s}
     notes = {"command": " ".join(sys.argv[1:]), "seconds": seconds, "source": str(episode)}
     twin = twin.replace(provenance={**twin.provenance, **notes})
     twin.save(out)
     if not twin.provenance["stopped_early"]:
-        shutil.rmtree(folder, ignore_errors=True)
+        drop_job_folder(out)
     twin = _with_appearance(twin, views, perception, config, progress)
     twin = twin.replace(metrics=score_twin(twin, perception))
     twin.save(out)
@@ -230,36 +232,6 @@ def _video(source: Path, perception: Perception, config: ReconstructConfig) -> P
 
     stop = max(3, round(config.train_share * perception.tracks.frame_count))
     return posed_video(source, perception, stop_frame=stop, calibration=config.calibration)
-
-
-def _fit_of(config: ReconstructConfig, mass_kg: float | None) -> Fit:
-    if config.method == "mosa":
-        from recon.reconstruct_video import mosa_fit
-
-        return mosa_fit(config, mass_kg)
-    if config.method == "phystwin":
-        return _phystwin_fit(config, mass_kg)
-    from recon.identify.spring_gaus_config import SpringGausConfig
-
-    return SpringGausConfig(
-        budget=config.budget,
-        seed=config.seed,
-        mass_kg=mass_kg,
-        anchors=min(config.nodes, SpringGausConfig.anchors),
-    )
-
-
-def _phystwin_fit(config: ReconstructConfig, mass_kg: float | None) -> EpisodeConfig:
-    from recon.identify.episode_fit import EpisodeConfig
-
-    return EpisodeConfig(
-        budget=config.budget,
-        seed=config.seed,
-        train_share=config.train_share,
-        mass_kg=mass_kg,
-        self_collision=config.self_collision,
-        most_nodes=config.nodes,
-    )
 
 
 def _identified(
@@ -354,8 +326,7 @@ def _as_bag(source: Path, out: Path, stack: ExitStack) -> Path:
 
 def _perceived(
     source: Path, asked: PerceiveConfig, config: ReconstructConfig, progress: Progress
-) -> tuple[Perception, dict[str, Any]]:
-    from recon.episode_files import bag_folder, read_sidecar
+) -> Perception:
     from recon.perception.perceive_episode import cached_perception
     from recon.score_source import prompts_of
 
@@ -366,20 +337,13 @@ def _perceived(
             done[0] = max(done[0], round(100 * share))
             tick(done[0], 0.0)
 
-        found = cached_perception(
+        return cached_perception(
             source,
             asked,
             prompts=prompts_of(config.click, config.box) or None,
             calibration=config.calibration,
             on_progress=note,
         )
-    return found, read_sidecar(bag_folder(source)).get("metadata", {})
-
-
-def _noted_mass(metadata: dict[str, Any]) -> float | None:
-    about = metadata.get("object")
-    mass = about.get("mass_kg") if isinstance(about, dict) else None
-    return float(mass) if isinstance(mass, (int, float)) and mass > 0 else None
 
 
 @dataclass(frozen=True)
@@ -394,18 +358,3 @@ class _Job:
         digest = hashlib.sha256(perception.tracks.source_sha256.encode())
         digest.update(perception.tracks.position.tobytes())
         return cls(json.dumps(dataclasses.asdict(config)), digest.hexdigest())
-
-
-@contextmanager
-def _run_folder(folder: Path, job: _Job, *, resume: bool) -> Iterator[RunFolder]:
-    """The run folder of a job; it stays only while there is something to go on with."""
-    from physgym.run_folder import RunFolder
-
-    begun = (folder / "config.yaml").is_file()
-    run = RunFolder(folder, job, resume=resume or not begun)
-    try:
-        with run:
-            yield run
-    finally:
-        if run.latest_checkpoint() is None:
-            shutil.rmtree(folder, ignore_errors=True)

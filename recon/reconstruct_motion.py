@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from recon.identify.progress import Progress
     from recon.tracks import Tracks
 
-__all__ = ["MotionJob", "motions_of_tracks", "reconstruct_tracks"]
+__all__ = ["MotionJob", "motions_of_tracks", "reconstruct_motion"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def motions_of_tracks(recordings: list[Tracks], *, ground_m: float | None) -> li
     return [Motion.from_tracks(tracks, ground=ground) for tracks in recordings]
 
 
-def reconstruct_tracks(
+def reconstruct_motion(
     recordings: list[Tracks],
     out: Path,
     config: MosaConfig,
@@ -108,26 +107,19 @@ def reconstruct_tracks(
     Raises:
         PhysGymError: if the recordings or the configuration cannot be used.
     """
-    from physgym.run_folder import RunFolder
     from recon.identify.mosa import identify_motion
+    from recon.job_folder import drop_job_folder, job_folder
 
     motions = motions_of_tracks(recordings, ground_m=ground_m)
     share, learned, unseen = _parted(motions, train)
     config = dataclasses.replace(config, train_share=share)
-    folder = out.with_name(out.name + ".run")
-    begun = (folder / "config.yaml").is_file()
-    run = RunFolder(folder, MotionJob.of(config, learned), resume=resume or not begun)
-    finished = False
-    try:
-        with run:
-            twin = identify_motion(learned, config, name=out.name, progress=progress, run=run)
-        command = " ".join(sys.argv[1:])
-        twin = twin.replace(provenance={**twin.provenance, "command": command})
-        twin.save(out)
-        finished = not twin.provenance["stopped_early"]
-    finally:
-        if finished or run.latest_checkpoint() is None:
-            shutil.rmtree(folder, ignore_errors=True)
+    with job_folder(out, MotionJob.of(config, learned), resume=resume) as run:
+        twin = identify_motion(learned, config, name=out.name, progress=progress, run=run)
+    command = " ".join(sys.argv[1:])
+    twin = twin.replace(provenance={**twin.provenance, "command": command})
+    twin.save(out)
+    if not twin.provenance["stopped_early"]:
+        drop_job_folder(out)
     twin = twin.replace(metrics=_metrics(twin, learned, unseen))
     twin.save(out)
     return twin

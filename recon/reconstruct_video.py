@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from physgym.errors import DataError
+from recon.episode_files import noted_mass_kg
+from recon.method_config import image_method_config
 from recon.perceive_video import cached_video_perception, records_depth
 from recon.score_source import prompts_of
 
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from recon.reconstruct import ReconstructConfig
     from recon.splats.video import PosedVideo
 
-__all__ = ["VIDEO_METHODS", "VideoJob", "has_depth", "mosa_fit", "reconstruct_film", "video_scene"]
+__all__ = ["VIDEO_METHODS", "VideoJob", "has_depth", "reconstruct_film", "video_scene"]
 
 VIDEO_METHODS = ("spring-gaus", "mosa")
 """Methods that need no depth."""
@@ -105,32 +107,6 @@ def video_scene(perception: Perception, video: PosedVideo) -> VideoScene:
     )
 
 
-def mosa_fit(config: ReconstructConfig, mass_kg: float | None) -> MosaConfig:
-    """What `recon.identify.mosa` is to find.
-
-    Args:
-        config: of the job.
-        mass_kg: of the object, where it is known.
-
-    Returns:
-        Its configuration.
-    """
-    from recon.identify.mosa_config import MosaConfig
-    from recon.identify.motion_losses import MotionWeights
-
-    weights = MotionWeights()
-    return MosaConfig(
-        prior=config.prior,
-        adapter=config.adapter,
-        heterogeneity=config.heterogeneity,
-        budget=config.budget,
-        seed=config.seed,
-        train_share=config.train_share,
-        mass_kg=mass_kg,
-        weights=weights.only(config.losses) if config.losses else weights,
-    )
-
-
 def reconstruct_film(
     source: Path,
     out: Path,
@@ -163,7 +139,8 @@ def reconstruct_film(
     from recon.video_fall import above_landing
 
     _check_method(config)
-    started, fit = time.monotonic(), _fit_of(config, settings or {})
+    started = time.monotonic()
+    fit = dataclasses.replace(image_method_config(config, config.mass_kg), **(settings or {}))
     if perception is None:
         perception = cached_video_perception(
             source,
@@ -173,7 +150,7 @@ def reconstruct_film(
             calibration=config.calibration,
         )
     _check_free(perception, config.method)
-    fit = dataclasses.replace(fit, mass_kg=fit.mass_kg or _noted_mass(source))
+    fit = dataclasses.replace(fit, mass_kg=fit.mass_kg or noted_mass_kg(source))
     whole = posed_video(source, perception, calibration=config.calibration)
     scene = video_scene(perception, whole)
     perceived_s = time.monotonic() - started
@@ -225,22 +202,6 @@ def _check_method(config: ReconstructConfig) -> None:
         )
 
 
-def _fit_of(
-    config: ReconstructConfig, settings: Mapping[str, Any]
-) -> MosaConfig | SpringGausConfig:
-    from recon.identify.spring_gaus_config import SpringGausConfig
-
-    if config.method == "mosa":
-        return dataclasses.replace(mosa_fit(config, config.mass_kg), **settings)
-    fit = SpringGausConfig(
-        budget=config.budget,
-        seed=config.seed,
-        mass_kg=config.mass_kg,
-        anchors=min(config.nodes, SpringGausConfig.anchors),
-    )
-    return dataclasses.replace(fit, **settings)
-
-
 def _identified(
     video: PosedVideo,
     scene: VideoScene,
@@ -283,12 +244,3 @@ def _check_free(perception: Perception, method: str) -> None:
             expected="a body that nothing holds or pushes",
             fix="record depth too: the methods then know grips and pushers",
         )
-
-
-def _noted_mass(source: Path) -> float | None:
-    """The object's mass where the recording notes it [kg]."""
-    from recon.episode_files import bag_folder, read_sidecar
-
-    about = read_sidecar(bag_folder(source)).get("metadata", {}).get("object")
-    mass = about.get("mass_kg") if isinstance(about, dict) else None
-    return float(mass) if isinstance(mass, (int, float)) and mass > 0 else None

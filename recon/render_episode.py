@@ -22,7 +22,7 @@ from physgym.splats.follower import Follower
 from physgym.splats.projection import packed_covariance
 from physgym.splats.skinning import moved, nearest_rotation
 from physgym.twin import Twin
-from recon.baselines import predict_carried
+from recon.baselines_episode import predict_carried
 from recon.image_metrics import IMAGE_MEASURES, Window, image_scores
 from recon.perception.result import Perception
 from recon.score_episode import ROWS, parts_of

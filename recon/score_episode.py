@@ -20,7 +20,7 @@ from scipy.spatial import cKDTree
 
 from physgym.errors import DataError
 from physgym.files import write_atomically
-from recon.baselines import predict_carried, predict_frozen
+from recon.baselines_episode import predict_carried, predict_frozen
 from recon.metrics import chamfer_frames, follower_error_frames
 from recon.perceive_video import is_video
 from recon.perception.result import Perception

@@ -11,8 +11,6 @@ Shapes: T frames, N points, K driven points.
 from __future__ import annotations
 
 import dataclasses
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from physgym.errors import DataError
-from recon.npz import number_array, read_npz
+from recon.npz import number_array, read_npz, write_npz
 
 __all__ = ["FORMAT", "FORMAT_VERSION", "PhysGymWarning", "Tracks", "checked_time"]
 
@@ -179,9 +177,6 @@ class Tracks:
         Raises:
             DataError: if the name does not end in ``.npz``.
         """
-        target = Path(path).expanduser().resolve()
-        if target.suffix != ".npz":
-            raise DataError(f"{target.name}", where="Tracks.save", expected="a name ending in .npz")
         arrays: dict[str, Any] = {
             "format": np.array(FORMAT),
             "version": np.array(FORMAT_VERSION),
@@ -197,19 +192,7 @@ class Tracks:
             arrays["rest"] = self.rest_position
         if self.radius_m is not None:
             arrays["radius"] = np.array(self.radius_m)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.tmp-", dir=target.parent)
-        fresh = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                np.savez_compressed(stream, **arrays)
-                stream.flush()
-                os.fsync(stream.fileno())
-            fresh.chmod(0o644)
-            fresh.replace(target)
-        finally:
-            fresh.unlink(missing_ok=True)
-        return target
+        return write_npz(path, arrays, "Tracks.save")
 
     @classmethod
     def load(cls, path: str | Path) -> Tracks:

@@ -14,7 +14,7 @@ import torch
 from physgym.cell.fem_material import effective_modulus as true_modulus
 from physgym.sim.mpm import directional
 from physgym.sim.mpm.black_box import BlackBoxStress
-from physgym.sim.mpm.twins import directional_response
+from physgym.sim.mpm.directional import directional_response_of
 from recon.benchmark_mosa.black_box import fit_black_box
 from recon.benchmark_mosa.cylinder import MATERIAL, Truth, pressed_motions
 from recon.benchmark_mosa.fits import fit_backbone, fit_residual
@@ -59,10 +59,10 @@ def _cylinder(truth: Truth, settings: Settings, folder: Path, progress: Progress
     progress.say(f"cylinder by {truth}: black box")
     box = fit_black_box(motions, isotropic.twin, settings, folder / "black_box", progress)
     plane = directions(angles_deg())
-    response = directional_response(adapter.twin, plane)
+    response = directional_response_of(adapter.twin, plane)
     curves = {
         "truth": true_modulus(MATERIAL, plane),
-        "isotropic": directional_response(isotropic.twin, plane).young_pa,
+        "isotropic": directional_response_of(isotropic.twin, plane).young_pa,
         "black box": _modulus_of(box.network, plane),
         "adapter": response.young_pa,
     }

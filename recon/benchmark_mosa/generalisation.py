@@ -12,8 +12,7 @@ import numpy as np
 
 from physgym.cell.fem_scenes import BenchmarkObject
 from physgym.errors import BlowUpError
-from physgym.sim.mpm.directional import fibonacci_directions
-from physgym.sim.mpm.twins import directional_response
+from physgym.sim.mpm.directional import directional_response_of, fibonacci_directions
 from physgym.twin import Twin
 from recon.benchmark_mosa.fits import Fit, ballistic, fit_backbone, fit_residual, predict, score
 from recon.benchmark_mosa.objects import object_named
@@ -67,7 +66,7 @@ def isotropic_control(settings: Settings, folder: Path, progress: Progress) -> d
     name = "plain"
     made = _object(name, settings, folder / name, progress, ablations=False)
     full = Twin.load(folder / name / "full" / "twin")
-    response = directional_response(full, fibonacci_directions(_DIRECTIONS))
+    response = directional_response_of(full, fibonacci_directions(_DIRECTIONS))
     return {
         **made,
         "anisotropy": response.anisotropy,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial import cKDTree
 
-from recon.baselines import predict_carried, predict_frozen
+from recon.baselines_episode import predict_carried, predict_frozen
 from recon.metrics import emd
 from recon.perception.result import Perception
 from recon.score_episode import parts_of

@@ -27,11 +27,11 @@ from recon.identify.clip import Clip
 from recon.identify.episode_coordinates import COLLISION, coordinates_of, without
 from recon.identify.episode_rollouts import EpisodeRollouts
 from recon.identify.first_motion import FirstMotion
+from recon.identify.network_coordinates import TOPOLOGY
 from recon.identify.network_topology import Topology, network_springs
 from recon.identify.problem import Loss, Prior
 from recon.identify.segments import Segment
 from recon.identify.sheet_springs import preloaded, sheet_springs
-from recon.identify.spring_network import TOPOLOGY
 from recon.tracks import Tracks
 
 __all__ = ["INDEPENDENT_POINTS", "EpisodeProblem"]

@@ -20,11 +20,12 @@ from physgym.twin import Twin
 from recon.identify.dense_stiffness import VALIDATION_SHARE, Descent, descend
 from recon.identify.kind import sheet_or_volume
 from recon.identify.least_squares import Fit, refine
+from recon.identify.network_coordinates import GLOBALS
 from recon.identify.network_topology import Topology, level_ground
 from recon.identify.problem import cost
 from recon.identify.progress import Progress
 from recon.identify.segments import Segment, cut_segments
-from recon.identify.spring_network import GLOBALS, SpringNetworkProblem
+from recon.identify.spring_network import SpringNetworkProblem
 from recon.identify.windows import cut_windows, window_covariance
 from recon.tracks import Tracks
 

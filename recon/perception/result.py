@@ -7,7 +7,6 @@ Shapes: T frames, N points, K driven points, C cameras, H W image.
 from __future__ import annotations
 
 import dataclasses
-import io
 import itertools
 import json
 from collections.abc import Mapping
@@ -19,8 +18,7 @@ import numpy as np
 
 from physgym.camera import PinholeCamera
 from physgym.errors import DataError
-from physgym.files import write_atomically
-from recon.npz import read_npz
+from recon.npz import read_npz, write_npz
 from recon.perception.driven import GripperTrack
 from recon.perception.table import Plane
 from recon.tracks import Tracks
@@ -127,14 +125,7 @@ class Perception:
         Raises:
             DataError: if the name does not end in ``.npz``.
         """
-        target = Path(path).expanduser().resolve()
-        if target.suffix != ".npz":
-            raise DataError(f"{target.name}", where="Perception.save", expected="a name in .npz")
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **self._arrays())
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(target, buffer.getvalue())
-        return target
+        return write_npz(path, self._arrays(), "Perception.save")
 
     @classmethod
     def load(cls, path: str | Path) -> Perception:

@@ -5,7 +5,6 @@ Shapes: T frames, G Gaussians, C cameras, H W image.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,11 @@ import torch
 
 from physgym.camera import PinholeCamera
 from physgym.errors import DataError
-from physgym.files import write_atomically
 from physgym.splats.cloud import GaussianCloud, Gaussians, matrix_from_quat
 from physgym.splats.harmonics import rotate_harmonics
 from physgym.splats.projection import packed_covariance
 from physgym.splats.rasterize import rasterize
-from recon.npz import number_array, read_npz
+from recon.npz import number_array, read_npz, write_npz
 
 __all__ = ["FORMAT", "FORMAT_VERSION", "DynamicCloud", "drawn", "quat_product"]
 
@@ -203,19 +201,11 @@ class DynamicCloud:
         Raises:
             DataError: if the name does not end in ``.npz``.
         """
-        target = Path(path).expanduser().resolve()
-        if target.suffix != ".npz":
-            raise DataError(target.name, where="DynamicCloud.save", expected="a name in .npz")
         own = {name: getattr(self, name).numpy() for name in ("mean", "quat_wxyz", "log_stretch")}
         rest = {f"rest_{name}": value.numpy() for name, value in vars(self.cloud).items()}
-        buffer = io.BytesIO()
-        np.savez_compressed(
-            buffer, format=np.array(FORMAT), version=np.array(FORMAT_VERSION),
-            name=np.array(self.name), time_s=self.time_s, index=self.index, **own, **rest,
-        )  # fmt: skip
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(target, buffer.getvalue())
-        return target
+        about = {"format": FORMAT, "version": FORMAT_VERSION, "name": self.name}
+        stamps = {"time_s": self.time_s, "index": self.index}
+        return write_npz(path, {**about, **stamps, **own, **rest}, "DynamicCloud.save")
 
     @classmethod
     def load(cls, path: str | Path) -> DynamicCloud:

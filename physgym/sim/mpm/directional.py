@@ -18,12 +18,15 @@ from physgym.errors import DataError
 from physgym.sim.mpm.elastic_torch import elastic_stress, polar_rotation
 from physgym.sim.mpm.material import ElasticLaw, Material
 from physgym.sim.mpm.model import MpmParameters
-from physgym.sim.mpm.stress_adapter import StressAdapter
+from physgym.sim.mpm.stress_adapter import AdapterConfig, StressAdapter
+from physgym.sim.mpm.twins import mpm_of
 from physgym.sim.mpm.voigt import from_voigt, to_voigt
+from physgym.twin import Twin
 
 __all__ = [
     "DirectionalResponse",
     "directional_response",
+    "directional_response_of",
     "effective_modulus",
     "fibonacci_directions",
 ]
@@ -106,6 +109,32 @@ def directional_response(
         _along(total, units).mean(dim=0).numpy(),
         effective_modulus(stress_of, directions, f),
     )
+
+
+def directional_response_of(
+    twin: Twin, directions: np.ndarray, deformation: torch.Tensor | None = None
+) -> DirectionalResponse:
+    """How stiff a twin is along each direction, and what its adapter does there.
+
+    Args:
+        twin: of dynamics ``mpm``, of a solid; without an adapter its response is isotropic.
+        directions: in its rest pose, of any length but 0, shape (N, 3).
+        deformation: F of its particles, shape (P, 3, 3); at rest where absent.
+
+    Returns:
+        The response.
+
+    Raises:
+        TwinError: if the twin is damaged.
+        DataError: if directions are not directions, or the material is a fluid.
+    """
+    parts = mpm_of(twin)
+    adapter = parts.adapter
+    if adapter is None:  # a new one corrects nothing
+        scale_pa = float(parts.parameters.young_pa.mean())
+        adapter = StressAdapter(AdapterConfig(), stress_scale_pa=scale_pa, seed=0)
+    material, parameters = parts.model.material, parts.parameters
+    return directional_response(adapter, material, parameters, directions, deformation)
 
 
 def effective_modulus(

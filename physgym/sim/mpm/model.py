@@ -67,6 +67,14 @@ class MpmModel:
             )
         volume = np.broadcast_to(np.asarray(self.volume_m3, np.float64), (len(rest),)).copy()
         driven = np.array(self.driven_index, dtype=np.int32).reshape(-1)
+        self._check(rest, volume, driven)
+        for name, value in (("rest_position", rest), ("volume_m3", volume)):
+            value.setflags(write=False)
+            object.__setattr__(self, name, value)
+        driven.setflags(write=False)
+        object.__setattr__(self, "driven_index", driven)
+
+    def _check(self, rest: np.ndarray, volume: np.ndarray, driven: np.ndarray) -> None:
         _require(
             bool(np.isfinite(volume).all() and (volume > 0.0).all()),
             f"volume_m3 from {volume.min():.3g} to {volume.max():.3g}",
@@ -113,11 +121,6 @@ class MpmModel:
                 "domain_m",
                 "a box around the rest position",
             )
-        for name, value in (("rest_position", rest), ("volume_m3", volume)):
-            value.setflags(write=False)
-            object.__setattr__(self, name, value)
-        driven.setflags(write=False)
-        object.__setattr__(self, "driven_index", driven)
 
     @property
     def particle_count(self) -> int:

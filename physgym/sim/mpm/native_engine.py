@@ -97,15 +97,7 @@ class NativeEngine:
         grads: Particles,
     ) -> Gradients:
         """See `physgym.sim.mpm.rollout.MpmEngine.backward`."""
-        each = (self.node_count,)
-        made = Gradients(
-            Particles(*(torch.zeros_like(a[:, 0]) for a in states)),
-            torch.zeros_like(driven),
-            tuple(
-                torch.zeros(self.worlds, *(c.shape[1:] if at == _FRICTION else each), *c.shape[2:])
-                for at, c in enumerate(coefficients)
-            ),
-        )
+        made = self._no_gradients(states, driven, coefficients)
         if plan.frames == 0:
             return made._replace(start=Particles(*(g[:, 0] for g in grads)))
         sizes = _operator_sizes(coefficients)
@@ -128,7 +120,7 @@ class NativeEngine:
                     "grad_v": grads.velocity[world].clone(),
                     "grad_i": grads.internal[world].clone(),
                     "grad_coef": torch.zeros(_FRICTION, self.node_count),
-                    "grad_operator": torch.zeros(each[0], sum(sizes)),
+                    "grad_operator": torch.zeros(self.node_count, sum(sizes)),
                     "grad_friction": torch.zeros(coefficients[_FRICTION].shape[1]),
                     "grad_driven": torch.zeros(driven.shape[1:]),
                 }
@@ -140,16 +132,7 @@ class NativeEngine:
                 arrays["status"].zero_()
                 self._kept.capacity = int(1.3 * found[2])
             status[world] = found
-            for to, name in zip(made.start, ("grad_x", "grad_v", "grad_i")):
-                to[world] = sums[name][0]
-            made.driven[world] = sums["grad_driven"]
-            for to, row in zip(made.coefficients, sums["grad_coef"]):
-                to[world] = row
-            made.coefficients[_FRICTION][world] = sums["grad_friction"]
-            parts = sums["grad_operator"].split(sizes, dim=-1)
-            for index, part in zip((_OPERATOR, _PLASTIC), parts):
-                if part.shape[-1]:
-                    made.coefficients[index][world] = part
+            _keep_sums(made, sums, sizes, world)
 
         self._map(run)
         self._raise(plan, status, states, coefficients)
@@ -158,6 +141,20 @@ class NativeEngine:
                 g.sum(dim=1, keepdim=True) if c.shape[1] == 1 and g.shape[1] > 1 else g
                 for g, c in zip(made.coefficients, coefficients)
             )
+        )
+
+    def _no_gradients(
+        self, states: Particles, driven: torch.Tensor, coefficients: Sequence[torch.Tensor]
+    ) -> Gradients:
+        """Zeros of every world and, but for friction, of every particle."""
+        each = (self.node_count,)
+        return Gradients(
+            Particles(*(torch.zeros_like(a[:, 0]) for a in states)),
+            torch.zeros_like(driven),
+            tuple(
+                torch.zeros(self.worlds, *(c.shape[1:] if at == _FRICTION else each), *c.shape[2:])
+                for at, c in enumerate(coefficients)
+            ),
         )
 
     @property
@@ -267,6 +264,22 @@ class NativeEngine:
             # Threads do not live on in a forked process, so it makes its own.
             self._pool, self._pool_process = ThreadPoolExecutor(self._threads), os.getpid()
         list(self._pool.map(run, range(self.worlds)))
+
+
+def _keep_sums(
+    made: Gradients, sums: dict[str, torch.Tensor], sizes: list[int], world: int
+) -> None:
+    """Put what the body summed in one world into its row."""
+    for to, name in zip(made.start, ("grad_x", "grad_v", "grad_i")):
+        to[world] = sums[name][0]
+    made.driven[world] = sums["grad_driven"]
+    for to, row in zip(made.coefficients, sums["grad_coef"]):
+        to[world] = row
+    made.coefficients[_FRICTION][world] = sums["grad_friction"]
+    parts = sums["grad_operator"].split(sizes, dim=-1)
+    for index, part in zip((_OPERATOR, _PLASTIC), parts):
+        if part.shape[-1]:
+            made.coefficients[index][world] = part
 
 
 def _stack(tables: Sequence[ColliderTable]) -> tuple[np.ndarray, np.ndarray]:

@@ -22,6 +22,7 @@ from physgym.sim.mpm.model import Coefficients, MpmModel
 from physgym.sim.mpm.rollout import Gradients, Particles
 from physgym.sim.mpm.stability import raise_blow_up
 from physgym.sim.mpm.stress_hook import StressHook, apply_hook, turn_hook
+from physgym.sim.mpm.warp_arrays import WarpArrays
 from physgym.sim.mpm.window import Window, place_window
 from physgym.sim.rollout import Plan
 
@@ -62,7 +63,7 @@ class PlainEngine:
         self._volume = wp.array(model.volume_m3, dtype=float, device=device)
         self._shape = (worlds, model.particle_count)
         self._isotropic = wp.zeros((1, 1), dtype=wp.mat33, device=device)  # is not read
-        self._grad = False  # arrays get adjoints while a backward pass runs
+        self._warp = WarpArrays(self._shape, device)
         self._status = wp.zeros((worlds, 3), dtype=wp.int64, device=device)
 
     def forward(
@@ -83,14 +84,14 @@ class PlainEngine:
                 here = Particles(*(a[:, frame] for a in states))
                 setup = self._frame(plan, tables[frame], here, driven, coefficients, frame, margin)
                 self._status.fill_(_NONE)
-                arrays = self._place(plan, setup, self._arrays(here), 0)
+                arrays = self._place(plan, setup, self._warp.of_state(here), 0)
                 for substep in range(plan.substeps):
                     arrays = self._substep(plan, setup, arrays, substep)
-                self._synchronize()
+                self._warp.synchronize()
                 if not self._left(plan, frame, coefficients):
                     break
                 margin *= 2
-            for made, array in zip(states, self._tensors(arrays)):
+            for made, array in zip(states, self._warp.particles(arrays)):
                 made[:, frame + 1] = array
         return states
 
@@ -104,11 +105,11 @@ class PlainEngine:
         grads: Particles,
     ) -> Gradients:
         """See `physgym.sim.mpm.rollout.MpmEngine.backward`."""
-        self._grad = True
+        self._warp.grad = True
         try:
             return self._backward(plan, tables, states, driven, coefficients, grads)
         finally:
-            self._grad = False
+            self._warp.grad = False
 
     def _backward(
         self,
@@ -134,13 +135,14 @@ class PlainEngine:
             for substep, arrays in self._states_backwards(plan, setup, starts):
                 adjoint = self._turn(plan, setup, arrays, substep, adjoint, total)
             tape = wp.Tape()
-            start = self._arrays(here)
+            start = self._warp.of_state(here)
             with tape:
                 end = self._place(plan, setup, start, 0)
-            tape.backward(grads=self._seeds(end, adjoint))
-            self._synchronize()
+            tape.backward(grads=self._warp.seeds(end, adjoint))
+            self._warp.synchronize()
             adjoint = [
-                g[:, frame] + made for g, made in zip(grads, self._tensors([a.grad for a in start]))
+                g[:, frame] + made
+                for g, made in zip(grads, self._warp.particles([a.grad for a in start]))
             ]
             if len(self.model.driven_index):
                 for offset in (0, 1):
@@ -153,13 +155,13 @@ class PlainEngine:
     def _checkpoints(self, plan: Plan, setup: _Frame, here: Particles) -> list[list[Any]]:
         """States at the start of each of the segments of a frame."""
         length = math.ceil(math.sqrt(plan.substeps))
-        arrays = self._place(plan, setup, self._arrays(here), 0)
+        arrays = self._place(plan, setup, self._warp.of_state(here), 0)
         starts = [arrays]
         for substep in range(plan.substeps):
             arrays = self._substep(plan, setup, arrays, substep)
             if (substep + 1) % length == 0 and substep + 1 < plan.substeps:
                 starts.append(arrays)
-        self._synchronize()
+        self._warp.synchronize()
         return starts
 
     def _states_backwards(
@@ -193,9 +195,9 @@ class PlainEngine:
         tau_out = self._hooked(setup, f, tau)
         with after:
             end = self._move(plan, setup, arrays, f, tau_out, substep)
-        after.backward(grads=self._seeds(end, adjoint))
+        after.backward(grads=self._warp.seeds(end, adjoint))
         if self.hook is not None:
-            self._synchronize()
+            self._warp.synchronize()
             made = turn_hook(
                 self.hook,
                 wp.to_torch(f),
@@ -208,8 +210,8 @@ class PlainEngine:
             for sum_, grad in zip(total[_COUNT:], made[2:]):
                 sum_ += grad
         before.backward()
-        self._synchronize()
-        return [t.clone() for t in self._tensors([a.grad for a in arrays])]
+        self._warp.synchronize()
+        return [t.clone() for t in self._warp.particles([a.grad for a in arrays])]
 
     def _substep(self, plan: Plan, setup: _Frame, arrays: list[Any], substep: int) -> list[Any]:
         f, tau = self._stress(plan, setup, arrays, substep)
@@ -219,9 +221,9 @@ class PlainEngine:
         """Deformation gradient after the return map, and stress."""
         _x, _v, f_in, affine = arrays
         c, material = setup.given, self.model.material
-        f, tau = self._empty(wp.mat33), self._empty(wp.mat33)
+        f, tau = self._warp.empty(wp.mat33), self._warp.empty(wp.mat33)
         fluid = int(material.law is ElasticLaw.FLUID)
-        self._launch(
+        self._warp.launch(
             kernels.deform,
             self._shape,
             [
@@ -233,20 +235,20 @@ class PlainEngine:
             [f, self._status],
         )  # fmt: skip
         kind = material.law.kernel_kind
-        self._launch(
+        self._warp.launch(
             kernels.stress, self._shape, [f, affine, c.mu, c.lam, c.viscosity, kind], [tau]
         )
         if c.operator is not None:
-            prior, tau = tau, self._empty(wp.mat33)
-            self._launch(kernels.apply_operator, self._shape, [f, prior, c.operator], [tau])
+            prior, tau = tau, self._warp.empty(wp.mat33)
+            self._warp.launch(kernels.apply_operator, self._shape, [f, prior, c.operator], [tau])
         return [f, tau]
 
     def _hooked(self, setup: _Frame, f: Any, tau: Any) -> Any:
         if self.hook is None:
             return tau
-        self._synchronize()
+        self._warp.synchronize()
         made = apply_hook(self.hook, wp.to_torch(f), wp.to_torch(tau), setup.extra)
-        return wp.from_torch(made.contiguous(), dtype=wp.mat33, requires_grad=self._grad)
+        return wp.from_torch(made.contiguous(), dtype=wp.mat33, requires_grad=self._warp.grad)
 
     def _move(
         self, plan: Plan, setup: _Frame, arrays: list[Any], f: Any, tau: Any, substep: int
@@ -256,22 +258,22 @@ class PlainEngine:
         x, v, _f_in, affine = arrays
         v = self._pressed(plan, setup, x, v, substep)
         shape = (self.worlds, *setup.window.shape)
-        mass, momentum = self._grid(float, shape), self._grid(wp.vec3, shape)
+        mass, momentum = self._warp.grid(float, shape), self._warp.grid(wp.vec3, shape)
         key, origin = self._key(substep), setup.window.origin
-        self._launch(
+        self._warp.launch(
             kernels.scatter,
             self._shape,
             [x, v, affine, tau, setup.given.mass, self._volume, origin, h, dt, key],
             [mass, momentum, self._status],
         )
-        velocity = self._grid(wp.vec3, shape)
+        velocity = self._warp.grid(wp.vec3, shape)
         pull = wp.vec3(*(dt * g for g in model.gravity_m_per_s2))
-        self._launch(kernels.grid_velocity, shape, [mass, momentum, pull], [velocity])
+        self._warp.launch(kernels.grid_velocity, shape, [mass, momentum, pull], [velocity])
         for index, collider in enumerate(model.colliders):
             if collider.condition is Condition.PENALTY:
                 continue
-            after = self._grid(wp.vec3, shape)
-            self._launch(
+            after = self._warp.grid(wp.vec3, shape)
+            self._warp.launch(
                 collide.apply_collider,
                 shape,
                 [
@@ -281,8 +283,12 @@ class PlainEngine:
                 [after],
             )  # fmt: skip
             velocity = after
-        x_out, v_out, affine_out = self._empty(wp.vec3), self._empty(wp.vec3), self._empty(wp.mat33)
-        self._launch(
+        x_out, v_out, affine_out = (
+            self._warp.empty(wp.vec3),
+            self._warp.empty(wp.vec3),
+            self._warp.empty(wp.mat33),
+        )
+        self._warp.launch(
             kernels.gather,
             self._shape,
             [x, velocity, origin, h, dt, key],
@@ -296,8 +302,8 @@ class PlainEngine:
         for index, collider in enumerate(self.model.colliders):
             if collider.condition is not Condition.PENALTY:
                 continue
-            after = self._empty(wp.vec3)
-            self._launch(
+            after = self._warp.empty(wp.vec3)
+            self._warp.launch(
                 collide.press_particles,
                 self._shape,
                 [
@@ -313,9 +319,9 @@ class PlainEngine:
         """Put driven particles where they are at a substep's start."""
         if not len(self.model.driven_index):
             return arrays
-        x, v = self._empty(wp.vec3), self._empty(wp.vec3)
+        x, v = self._warp.empty(wp.vec3), self._warp.empty(wp.vec3)
         step_s = plan.substep_s if substep < plan.substeps else 0.0  # the frame ends as it is seen
-        self._launch(
+        self._warp.launch(
             kernels.place_driven,
             self._shape,
             [
@@ -336,15 +342,17 @@ class PlainEngine:
         frame: int,
         margin: int,
     ) -> _Frame:
-        self._synchronize()
+        self._warp.synchronize()
         *scalars, operator, plastic = (c.detach().clone() for c in coefficients[:_COUNT])
-        arrays: list[Any] = [wp.from_torch(c, requires_grad=self._grad) for c in scalars]
+        arrays: list[Any] = [wp.from_torch(c, requires_grad=self._warp.grad) for c in scalars]
         for value, size, dtype in ((operator, 6, kernels.mat66), (plastic, 3, wp.mat33)):
             used = value.shape[-1] == size * size
-            made = self._array(value.unflatten(-1, (size, size)), dtype) if used else None
+            made = self._warp.of(value.unflatten(-1, (size, size)), dtype) if used else None
             arrays.append(made)
         given = Coefficients(*arrays)
-        control = [self._array(driven[:, f].detach().clone(), wp.vec3) for f in (frame, frame + 1)]
+        control = [
+            self._warp.of(driven[:, f].detach().clone(), wp.vec3) for f in (frame, frame + 1)
+        ]
         reach = here.position.detach()
         if len(self.model.driven_index):
             reach = torch.cat([reach, driven[:, frame].detach(), driven[:, frame + 1].detach()], 1)
@@ -369,41 +377,3 @@ class PlainEngine:
 
     def _key(self, substep: int) -> Any:
         return wp.int64(substep * self.model.particle_count)
-
-    def _launch(self, kernel: Any, dim: Any, inputs: list[Any], outputs: list[Any]) -> None:
-        wp.launch(kernel, dim=dim, inputs=inputs, outputs=outputs, device=self.device)
-
-    def _empty(self, dtype: Any) -> Any:
-        return wp.empty(self._shape, dtype=dtype, device=self.device, requires_grad=self._grad)
-
-    def _grid(self, dtype: Any, shape: tuple[int, ...]) -> Any:
-        return wp.zeros(shape, dtype=dtype, device=self.device, requires_grad=self._grad)
-
-    def _array(self, tensor: torch.Tensor, dtype: Any) -> Any:
-        if tensor.numel() == 0:
-            shape = tuple(tensor.shape[:2])
-            return wp.zeros(shape, dtype=dtype, device=self.device, requires_grad=self._grad)
-        return wp.from_torch(tensor.contiguous(), dtype=dtype, requires_grad=self._grad)
-
-    def _arrays(self, here: Particles) -> list[Any]:
-        """Warp arrays of a state: x, v, F, C."""
-        x, v = (self._array(a.detach().clone(), wp.vec3) for a in here[:2])
-        f, c = here.internal.detach().unflatten(-1, (2, 3, 3)).unbind(-3)
-        return [x, v, *(self._array(a.contiguous().clone(), wp.mat33) for a in (f, c))]
-
-    def _tensors(self, arrays: list[Any]) -> Particles:
-        """The inverse of `_arrays`."""
-        self._synchronize()
-        x, v, f, c = (wp.to_torch(a) for a in arrays)
-        return Particles(x, v, torch.cat([f.flatten(-2), c.flatten(-2)], dim=-1))
-
-    def _seeds(self, end: list[Any], adjoint: list[torch.Tensor]) -> dict[Any, Any]:
-        x, v, internal = adjoint
-        made = self._arrays(Particles(x, v, internal))
-        return dict(zip(end, made, strict=True))
-
-    def _synchronize(self) -> None:
-        """Let torch and Warp see each other's work; they use different CUDA streams."""
-        if self.device != "cpu":
-            torch.cuda.synchronize(self.device)
-            wp.synchronize_device(self.device)

@@ -32,14 +32,12 @@ from physgym.sim.mpm.solver import MpmSolver
 from physgym.twin import Kind, Twin
 
 if TYPE_CHECKING:
-    from physgym.sim.mpm.directional import DirectionalResponse
     from physgym.sim.mpm.heterogeneity import HeterogeneityField
     from physgym.sim.mpm.stress_adapter import StressAdapter
     from physgym.sim.solver import Solver
 
 __all__ = [
     "MpmParts",
-    "directional_response",
     "mpm_of",
     "solver_of_mpm",
     "turned_residual",
@@ -357,35 +355,6 @@ def turned_residual(twin: Twin, turn: np.ndarray) -> dict[str, np.ndarray]:
     if adapter is None:
         return dict(twin.residual)
     return {**twin.residual, **adapter.turned(torch.as_tensor(turn)).to_arrays()}
-
-
-def directional_response(
-    twin: Twin, directions: np.ndarray, deformation: torch.Tensor | None = None
-) -> DirectionalResponse:
-    """How stiff a twin is along each direction, and what its adapter does there.
-
-    Args:
-        twin: of dynamics ``mpm``, of a solid; without an adapter its response is isotropic.
-        directions: in its rest pose, of any length but 0, shape (N, 3).
-        deformation: F of its particles, shape (P, 3, 3); at rest where absent.
-
-    Returns:
-        The response (`physgym.sim.mpm.directional`).
-
-    Raises:
-        TwinError: if the twin is damaged.
-        DataError: if directions are not directions, or the material is a fluid.
-    """
-    from physgym.sim.mpm import directional
-    from physgym.sim.mpm.stress_adapter import AdapterConfig, StressAdapter
-
-    parts = mpm_of(twin)
-    adapter = parts.adapter
-    if adapter is None:  # a new one corrects nothing
-        scale_pa = float(parts.parameters.young_pa.mean())
-        adapter = StressAdapter(AdapterConfig(), stress_scale_pa=scale_pa, seed=0)
-    material, parameters = parts.model.material, parts.parameters
-    return directional.directional_response(adapter, material, parameters, directions, deformation)
 
 
 def solver_of_mpm(twin: Twin, *, worlds: int, device: str, **options: Any) -> Solver:

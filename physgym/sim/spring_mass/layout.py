@@ -10,6 +10,7 @@ Shapes: N nodes, S springs, R = 2 S row entries, C chunks of 16 nodes, E padded 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -72,6 +73,34 @@ def make_layout(node_count: int, edges: np.ndarray) -> Layout:
     Returns:
         All layouts, int32.
     """
+    rows = _rows(node_count, edges)
+    upper = rows.head > rows.tail
+    made = {
+        "row_start": rows.start,
+        "row_node": rows.head,
+        "row_spring": rows.spring,
+        "row_pull": rows.pull,
+        "upper_start": np.searchsorted(rows.tail[upper], np.arange(node_count + 1)),
+        "upper_node": rows.head[upper],
+        "upper_spring": rows.spring[upper],
+        "upper_pull": np.concatenate([rows.pull[upper], rows.other[upper]]),
+        **_padded(rows, node_count),
+    }
+    return Layout(**{name: np.ascontiguousarray(a, dtype=np.int32) for name, a in made.items()})
+
+
+class _Rows(NamedTuple):
+    """Entries in ascending order of their node and neighbour, shape (R,) but for the start."""
+
+    tail: np.ndarray
+    head: np.ndarray
+    spring: np.ndarray
+    pull: np.ndarray  # on the tail
+    other: np.ndarray  # pull on the head
+    start: np.ndarray  # (N + 1,)
+
+
+def _rows(node_count: int, edges: np.ndarray) -> _Rows:
     count = len(edges)
     spring = np.arange(count)
     tail = np.concatenate([edges[:, 0], edges[:, 1]]).astype(np.int64)
@@ -82,10 +111,12 @@ def make_layout(node_count: int, edges: np.ndarray) -> Layout:
     other = (pull + count) % max(2 * count, 1)
     tail, head, both = tail[order], head[order], both[order]
     start = np.searchsorted(tail, np.arange(node_count + 1))
-    upper = head > tail
-    upper_start = np.searchsorted(tail[upper], np.arange(node_count + 1))
+    return _Rows(tail, head, both, pull, other, start)
 
-    degree = np.diff(start)
+
+def _padded(rows: _Rows, node_count: int) -> dict[str, np.ndarray]:
+    """Chunks of nodes, columns of their entries, and where springs, pulls and nodes are there."""
+    degree = np.diff(rows.start)
     chunks = max(1, -(-node_count // LANES))
     # Equal degrees side by side leave little padding; sorting by place as well gained nothing.
     by_degree = np.argsort(-degree, kind="stable")
@@ -93,43 +124,34 @@ def make_layout(node_count: int, edges: np.ndarray) -> Layout:
     lanes[:node_count] = by_degree
     width = np.append(degree, 0)[lanes].reshape(chunks, LANES).max(axis=1)
     chunk_start = np.concatenate([[0], np.cumsum(width)])
+    chunk_of = np.repeat(np.arange(chunks), width)
+    chunk_node = lanes.reshape(chunks, LANES)
 
     node_slot = np.empty(node_count, dtype=np.int64)
     node_slot[by_degree] = np.arange(node_count)
-    chunk_of = np.repeat(np.arange(chunks), width)
-    column_node = lanes.reshape(chunks, LANES)[chunk_of].copy()
-    column_spring = np.full((int(chunk_start[-1]), LANES), -1, dtype=np.int64)
-    slot = node_slot[tail]
-    column = chunk_start[slot // LANES] + np.arange(len(tail)) - start[tail]
-    column_node[column, slot % LANES] = head
-    column_spring[column, slot % LANES] = both
-    column_pull = np.full((2, *column_spring.shape), -1, dtype=np.int64)
-    column_pull[:, column, slot % LANES] = pull, other
-    spring_slot = np.empty(count, dtype=np.int64)
-    spring_slot[both[upper]] = (column * LANES + slot % LANES)[upper]
-    pull_slot = np.empty(2 * count, dtype=np.int64)
-    pull_slot[pull] = column * LANES + slot % LANES
+    slot = node_slot[rows.tail]
+    column = chunk_start[slot // LANES] + np.arange(len(slot)) - rows.start[rows.tail]
+    lane = slot % LANES
 
-    return Layout(
-        *(
-            np.ascontiguousarray(a, dtype=np.int32)
-            for a in (
-                start,
-                head,
-                both,
-                pull,
-                upper_start,
-                head[upper],
-                both[upper],
-                np.concatenate([pull[upper], other[upper]]),
-                chunk_start,
-                lanes.reshape(chunks, LANES),
-                column_node,
-                column_spring,
-                column_pull,
-                spring_slot,
-                pull_slot,
-                node_slot,
-            )
-        )
-    )
+    column_node = chunk_node[chunk_of].copy()
+    column_node[column, lane] = rows.head
+    column_spring = np.full((int(chunk_start[-1]), LANES), -1, dtype=np.int64)
+    column_spring[column, lane] = rows.spring
+    column_pull = np.full((2, *column_spring.shape), -1, dtype=np.int64)
+    column_pull[:, column, lane] = rows.pull, rows.other
+
+    upper = rows.head > rows.tail
+    spring_slot = np.empty(len(rows.spring) // 2, dtype=np.int64)
+    spring_slot[rows.spring[upper]] = (column * LANES + lane)[upper]
+    pull_slot = np.empty(len(rows.pull), dtype=np.int64)
+    pull_slot[rows.pull] = column * LANES + lane
+    return {
+        "chunk_start": chunk_start,
+        "chunk_node": chunk_node,
+        "column_node": column_node,
+        "column_spring": column_spring,
+        "column_pull": column_pull,
+        "spring_slot": spring_slot,
+        "pull_slot": pull_slot,
+        "node_slot": node_slot,
+    }

@@ -135,7 +135,7 @@ def test_a_reconstruction_carries_its_appearance_unless_told_not_to(
     monkeypatch.setattr(reconstruct, "_identified", lambda *_: bare)
     monkeypatch.setattr("recon.appearance.AppearanceConfig", lambda seed: QUICK)
     seen = Perception.load(cache_path(path))
-    monkeypatch.setattr(reconstruct, "_perceived", lambda *_: (seen, {}))
+    monkeypatch.setattr(reconstruct, "_perceived", lambda *_: seen)
     made = reconstruct.reconstruct_episode(path, tmp_path / "dressed")
     assert made.content_hash() == bare.content_hash()
     loaded = Twin.load(tmp_path / "dressed")

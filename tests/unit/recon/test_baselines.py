@@ -9,7 +9,8 @@ from scipy.optimize import brentq
 
 from physgym.errors import DataError
 from physgym.frames import T_from_parts
-from recon.baselines import BASELINES, predict_carried, predict_frozen
+from recon.baselines import BASELINES
+from recon.baselines_episode import predict_carried, predict_frozen
 from recon.importers import load_recordings
 from recon.importers.deform_dlo import read_clips
 from recon.metrics import deform_l1

@@ -1,19 +1,14 @@
-"""Who takes part in a comparison, its processes, its clouds, and the trivial fall."""
+"""Who takes part in a comparison, its clouds, the trivial fall, and all together."""
 
 import json
-import os
-import subprocess
-import sys
-import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from compare_cases import DONE, DT_S, FRAMES, acts, cube, fallen, perceived
 
 from physgym.errors import DataError
-from recon.compare import METHODS, CompareConfig, Contestant, compare, process, run
+from recon.compare import METHODS, CompareConfig, Contestant, compare, run
 from recon.compare.cloud_scores import baseline_surfaces, cloud_scores, squared_cd
 from recon.compare.contestants import (
     check_contestants,
@@ -23,48 +18,7 @@ from recon.compare.contestants import (
     train_stop_of,
 )
 from recon.compare.falling import Fall
-from recon.compare.process import run_worker
-from recon.compare.worker import WorkerJob
 from recon.identify.progress import Progress
-from recon.perception.result import Perception
-from recon.perception.table import Plane
-from recon.tracks import Tracks
-
-FRAMES, DT_S = 20, 1 / 60
-
-
-def cube(height_m: float = 0.06) -> np.ndarray:
-    """A lattice of 10 cm, its lower side that high."""
-    axis = np.linspace(-0.05, 0.05, 6)
-    points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
-    return points + np.array([0, 0, 0.05 + height_m])
-
-
-def fallen(height_m: float = 0.06, speed_m_s: float = 0.0) -> np.ndarray:
-    """The cube falls from there and stays where it lands, (T, N, 3)."""
-    time = DT_S * np.arange(FRAMES)
-    drop = np.minimum(height_m, speed_m_s * time + 0.5 * 9.81 * time**2)
-    return cube(height_m)[None] - drop[:, None, None] * np.array([0, 0, 1.0])
-
-
-def perceived(
-    position: np.ndarray | None = None, *, kind: str = "volume", cloud_share: float = 1.0
-) -> Perception:
-    position = fallen() if position is None else position
-    count = position.shape[1]
-    tracks = Tracks(
-        time_s=DT_S * np.arange(len(position)),
-        position=position.astype(np.float32),
-        visible=np.ones(position.shape[:2], bool),
-        driven_index=[],
-        name="cube",
-        rest_position=position[0].astype(np.float32),
-        source_sha256="ab" * 32,
-    )
-    clouds = tuple(p[: round(cloud_share * count)].astype(np.float32) for p in position)
-    table = Plane(np.array([0.0, 0.0, 1.0]), 0.0)
-    return Perception(tracks, count, count, kind, clouds, table=table)  # type: ignore[arg-type]
-
 
 # -- who takes part ------------------------------------------------------------------------------
 
@@ -189,132 +143,7 @@ def test_what_stands_or_is_no_volume_does_not_fall() -> None:
     assert Fall.of(perceived(kind="sheet")) is None
 
 
-# -- processes -----------------------------------------------------------------------------------
-
-
-class Heard(Progress):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.told: list[str] = []
-
-    @contextmanager
-    def stage(self, name: str, total: int) -> Iterator:
-        self.told.append(f"{name} of {total}")
-        yield lambda step, value: self.told.append(f"{step}: {value}")
-        self.told.append("end")
-
-    def say(self, text: str) -> None:
-        self.told.append(text)
-
-
-def job_of(place: Path, name: str = "mosa") -> WorkerJob:
-    return WorkerJob("ep", str(place), "seen", name, name, {}, {}, None, 12, FRAMES, 100, 0)
-
-
-def acts(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-    """Let the process do this in place of its work; `job` and `place` are there."""
-    head = """
-        import json, os, signal, sys, time, pathlib
-        job = json.loads(pathlib.Path(sys.argv[1]).read_text())
-        place = pathlib.Path(job["place"])
-        def done(**more):
-            row = {k: job[k] for k in ("name", "method", "options")} | {"status": "done"} | more
-            (place / "result.json").write_text(json.dumps(row))
-    """
-    monkeypatch.setattr(process, "_WORKER", ("-c", textwrap.dedent(head) + textwrap.dedent(code)))
-
-
-def test_a_process_is_heard_and_its_result_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    acts(
-        monkeypatch,
-        """
-        print(json.dumps({"stage": "search", "total": 3}))
-        print("a library that prints")
-        print(json.dumps({"step": 2, "value": 0.5}))
-        print(json.dumps({"end": "search"}))
-        print(json.dumps({"say": "found"}))
-        done(parts={})
-        """,
-    )
-    heard = Heard()
-    row = run_worker(job_of(tmp_path / "mosa"), heard)
-    assert row["status"] == "done"
-    assert heard.told == ["mosa:", "mosa: search of 3", "2: 0.5", "end", "  found"]
-
-
-def test_a_crash_is_a_row_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    acts(monkeypatch, "sys.exit('no such kernel')")
-    row = run_worker(job_of(tmp_path / "mosa"), Heard())
-    assert row["status"] == "failed"
-    assert row["error"]["what"] == "its process ended with code 1: no such kernel"
-    acts(monkeypatch, "os.kill(os.getpid(), signal.SIGKILL)")
-    row = run_worker(job_of(tmp_path / "mosa"), Heard())
-    assert "SIGKILL" in row["error"]["what"]
-    assert "memory" in row["error"]["fix"]
-
-
-def test_ctrl_c_ends_the_process_and_is_passed_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    acts(
-        monkeypatch,
-        """
-        (place / "pid").write_text(str(os.getpid()))
-        print(json.dumps({"say": "begun"}), flush=True)
-        time.sleep(60)
-        """,
-    )
-
-    class Interrupting(Heard):
-        def say(self, text: str) -> None:
-            if text == "  begun":
-                raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run_worker(job_of(tmp_path / "mosa"), Interrupting())
-    pid = int((tmp_path / "mosa" / "pid").read_text())
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
-
-
-def test_memory_is_that_of_the_process_alone() -> None:
-    # A parent of 300 MB starts a child that has 100 MB of its own: Linux hands the parent's
-    # ru_maxrss down, which must not be taken for the child's.
-    child = (
-        "import numpy as np; from recon.compare.worker import peak_memory_mb; "
-        "a = peak_memory_mb(); b = np.ones(100_000_000, np.uint8); print(a, peak_memory_mb())"
-    )
-    parent = (
-        "import subprocess, sys; b = b'x' * 300_000_000; "
-        f"subprocess.run([sys.executable, '-c', {child!r}], check=True)"
-    )
-    told = subprocess.run(
-        [sys.executable, "-c", parent], capture_output=True, text=True, check=True
-    )
-    before, after = (float(number) for number in told.stdout.split())
-    assert before < 290
-    assert 95 < after - before < 115  # pages of the allocator
-
-
 # -- all together --------------------------------------------------------------------------------
-
-PARTS = {
-    part: {
-        "start": start,
-        "stop": stop,
-        "twin": {"track_m": 0.004},
-        "frozen": {"track_m": 0.03},
-        "rigid": {"track_m": 0.02},
-    }
-    for part, start, stop in (("train", 1, 14), ("future", 14, 20))
-}
-DONE = (
-    f"done(parts={PARTS!r}, seconds={{'learn': 1.0}}, peak_memory_mb=5.0, resumed=False, "
-    "twin={'gaussians': 0}, lpips='', warnings=[])"
-)
 
 
 @pytest.fixture
@@ -396,16 +225,3 @@ def test_wrong_sources_and_places_are_refused(tmp_path: Path) -> None:
         compare(tmp_path / "tracks.npz", one, tmp_path / "tracks.npz")
     with pytest.raises(DataError, match="--emd-points"):
         CompareConfig(emd_points=3000)
-
-
-def test_a_process_ends_with_the_comparison_however_that_ended(tmp_path: Path) -> None:
-    # Its job never comes: it waits for it, and hears that nobody is left to write it.
-    fifo = tmp_path / "job.json"
-    os.mkfifo(fifo)
-    command = [sys.executable, "-m", "recon.compare", str(fifo)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as child:
-        assert child.stdin is not None
-        with pytest.raises(subprocess.TimeoutExpired):
-            child.wait(2.0)
-        child.stdin.close()
-        assert child.wait(30.0) == 1

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from compare_cases import DONE, acts
 from film_cases import boxes, write_film, write_photos
 from mosa_video_cases import soft_box
-from test_compare_run import DONE, acts
 from test_phystwin_perception import content_of, lifted, write_case, write_filmed_case
 
 from physgym.cli import main

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from episode_fit_cases import block, true_twin
-from video_cases import DT_S, GROUND, MASS_KG, Drop, drop
+from spring_gaus_cases import CONFIG, TRAIN, VELOCITY
+from video_cases import DT_S, Drop, drop
 
 from physgym.errors import DataError, TwinError
 from physgym.grip import Grip, simulate_gripped
@@ -16,19 +17,16 @@ from physgym.run_folder import RunFolder
 from physgym.sim.build import law_code, network_of
 from physgym.sim.contact import GroundLaw
 from physgym.sim.spring_mass import ForceLaw
-from physgym.splats.skinning import bind, inverse_distance
+from physgym.splats.skinning import inverse_distance
 from physgym.twin import Twin
-from recon.identify.anchor_rollouts import AnchorRollouts
 from recon.identify.handling import Handling
 from recon.identify.spring_gaus import identify_video
 from recon.identify.spring_gaus_config import SpringGausConfig
-from recon.identify.spring_gaus_dynamic import Dynamics
 from recon.identify.spring_gaus_scan import start_values
 from recon.identify.spring_gaus_static import unseen, whole_body
 from recon.identify.spring_gaus_twin import rigid_means
-from recon.identify.video_loss import LossWeights, VideoLoss
 from recon.identify.video_scene import VideoScene
-from recon.identify.video_start import Flight, find_flight, polish_velocity
+from recon.identify.video_start import Flight
 from recon.perception.result import Perception
 from recon.predict_episode import predict_episode
 from recon.predict_free import predict_free
@@ -36,14 +34,6 @@ from recon.simulate_commands import Simulate
 from recon.splats.static import initial_cloud
 from recon.start import Start
 from recon.tracks import PhysGymWarning, Tracks
-
-TRAIN = 11  # up to the top of the first bounce
-CONFIG = SpringGausConfig(
-    gaussians=600, anchors=100, neighbours=24, certain=8, mass_kg=MASS_KG, static_steps=80,
-    dynamic_steps=50,
-)  # fmt: skip
-NOTHING = Handling([], [], 1000)
-VELOCITY = np.array([0.15, 0.0, -0.8])
 
 
 @pytest.fixture(scope="module")
@@ -55,131 +45,6 @@ def fallen() -> Drop:
 def twin(fallen: Drop) -> Twin:
     video = fallen.video(TRAIN)
     return identify_video(video, fallen.scene(video), CONFIG, name="block")
-
-
-def dynamics_of(fallen: Drop, frames: int = TRAIN, **more) -> Dynamics:
-    """The true network under the loss of the video."""
-    video = fallen.video(frames)
-    body = fallen.rollouts.body
-    binding = bind(
-        fallen.cloud.mean.double(), torch.as_tensor(body.anchors), neighbours=16, power=0.5
-    )
-    loss = VideoLoss(video, fallen.cloud, LossWeights())
-    rollouts = AnchorRollouts(body, [], [], DT_S, frames)
-    return Dynamics(rollouts, binding, loss, fallen.scene(video).tick, **more)
-
-
-def true_values(fallen: Drop) -> dict[str, np.ndarray]:
-    physics = fallen.physics
-    log_k = physics.log_stiffness[0].numpy()
-    return {
-        "log_stiffness": np.array(log_k.mean()),
-        "offset": log_k - log_k.mean(),
-        "kappa": np.zeros(()),
-        "log_dashpot": np.log(physics.dashpot_ns_per_m[0].numpy()),
-        "log_friction": np.log(physics.friction[0].numpy()),
-        "logit_restitution": np.log(0.02 / 0.98) * np.ones(()),
-        "phi": np.array(-1.0),
-        "log_grip": np.zeros(()),
-        "velocity": VELOCITY,
-    }
-
-
-def test_the_start_velocity_is_read_from_masks(fallen: Drop) -> None:
-    video = fallen.video()
-    points = fallen.cloud.mean.double().numpy()
-    flight = find_flight(video, fallen.scene(video), points, NOTHING)
-    # The block touches between frames 2 and 3. Centres of masks are good to a third of a pixel of
-    # 4 mm, which over two frames (33 ms) is 40 mm/s.
-    assert flight.contact == 3
-    np.testing.assert_allclose(flight.velocity_m_per_s, VELOCITY, atol=0.04)
-    loss = VideoLoss(video, fallen.cloud, LossWeights())
-    better = polish_velocity(
-        loss, flight, fallen.scene(video), steps=15, on_step=lambda step, value: None
-    )
-    # Images tell it to a tenth of that; semi-implicit steps fall g dt^2 / 2 deeper than a parabola.
-    np.testing.assert_allclose(better, VELOCITY, atol=0.025)
-
-
-def test_one_camera_tells_the_velocity_by_gravity(fallen: Drop) -> None:
-    video = fallen.video()
-    one = dataclasses.replace(video, frames=tuple(frame[[0]] for frame in video.frames))
-    flight = find_flight(one, fallen.scene(video), fallen.cloud.mean.double().numpy(), NOTHING)
-    way = one.frames[0].cameras[0].T_world_cam[:3, 2]
-    across = np.eye(3) - np.outer(way, way)
-    np.testing.assert_allclose(across @ (flight.velocity_m_per_s - VELOCITY), 0.0, atol=0.05)
-
-
-def test_a_body_that_stands_or_is_held_has_no_velocity(fallen: Drop) -> None:
-    video = fallen.video()
-    scene, points = fallen.scene(video), fallen.cloud.mean.double().numpy()
-    still = dataclasses.replace(video, frames=tuple(video.frames[0] for _ in video.frames))
-    lying = dataclasses.replace(
-        scene, ground=dataclasses.replace(GROUND, offset_m=float(points[:, 2].min()))
-    )
-    for about, film in ((lying, still), (scene, still)):
-        flight = find_flight(film, about, points, NOTHING)
-        assert not flight.free
-        assert not flight.velocity_m_per_s.any()
-    path = np.broadcast_to(points[None, :3], (len(video), 3, 3))
-    grip = Handling([Grip(path, 0, len(video))], [], 1000)
-    assert not find_flight(video, scene, points, grip).free
-
-
-def test_gradients_of_the_loss_through_simulation_are_those_of_differences(fallen: Drop) -> None:
-    dynamics, at = dynamics_of(fallen, 7), true_values(fallen)
-    at["log_stiffness"] = at["log_stiffness"] + 0.4
-    values = {k: torch.tensor(v, requires_grad=True) for k, v in at.items()}
-    anchors = dynamics.anchors(values, 7)
-    total = sum(dynamics.loss.frame(t, dynamics.means(anchors, t)) for t in range(1, 7)) / 6
-    total.backward()
-    # Differences of float32 images and of contact, which comes a substep earlier or later.
-    for key, step, rel in (("log_stiffness", 0.02, 0.1), ("log_dashpot", 0.1, 0.2)):
-        ends = [dynamics.loss_of({**at, key: at[key] + s}, range(1, 7)) for s in (step, -step)]
-        slope = (ends[0] - ends[1]) / (2 * step)
-        assert float(values[key].grad) == pytest.approx(slope, rel=rel), key
-    kick = np.array([0.0, 0.0, 0.01])
-    ends = [dynamics.loss_of({**at, "velocity": VELOCITY + s * kick}, range(1, 7)) for s in (1, -1)]
-    assert float(values["velocity"].grad[2]) == pytest.approx((ends[0] - ends[1]) / 0.02, rel=0.1)
-
-
-def test_truncated_gradients_end_with_their_frame(fallen: Drop) -> None:
-    """Check 7 of the notes."""
-    whole, cut = (dynamics_of(fallen, 6, truncate=t) for t in (False, True))
-    found = []
-    for dynamics in (whole, cut):
-        values = {k: torch.tensor(v, requires_grad=True) for k, v in true_values(fallen).items()}
-        anchors = dynamics.anchors(values, 6)
-        anchors[5].square().sum().backward()
-        found.append((anchors.detach(), values["velocity"].grad, values["log_stiffness"].grad))
-    # The same motion; frames of their own cut time at the same substeps.
-    np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-6)
-    assert float(found[1][2].abs()) < float(found[0][2].abs())
-
-
-def test_the_start_velocity_has_a_truncated_gradient_in_every_frame(fallen: Drop) -> None:
-    dynamics = dynamics_of(fallen, 3, truncate=True)  # in flight
-    for frame in (1, 2):
-        values = {k: torch.tensor(v, requires_grad=True) for k, v in true_values(fallen).items()}
-        anchors = dynamics.anchors(values, 3)
-        (anchors[frame] * torch.tensor([1.0, 2.0, 3.0])).mean(dim=0).sum().backward()
-        # A translation by dt dv of the whole body: dt times the slope by x (check 7 of the notes).
-        expected = DT_S * np.array([1.0, 2.0, 3.0])
-        np.testing.assert_allclose(values["velocity"].grad, expected, rtol=1e-4)
-
-
-def test_a_cloud_in_flight_falls_as_the_integrator_sums_it(fallen: Drop) -> None:
-    """Check 5 of the notes."""
-    body = dataclasses.replace(fallen.rollouts.body, ground=None)
-    with torch.no_grad():
-        made = AnchorRollouts(body, [], [], DT_S, 9)(fallen.physics, torch.zeros(3), 9)[0].double()
-    height = (made - made[0])[:, :, 2].mean(dim=1).numpy()
-    time = DT_S * np.arange(9)
-    # g h^2 n (n + 1) / 2 = (g t^2 + g t h) / 2: what is deeper than the parabola tells the substep.
-    substep = (-2 * height[1:] / 9.81 - time[1:] ** 2) / time[1:]
-    count = DT_S / substep
-    np.testing.assert_allclose(count[3:], round(count[-1]), atol=0.1)  # float32 of 10 cm: 1e-8 m
-    assert round(count[-1]) >= 2
 
 
 def test_parity_draws_gaussians_to_the_weighted_mean_of_their_anchors(fallen: Drop) -> None:
@@ -208,24 +73,6 @@ def test_parity_draws_gaussians_to_the_weighted_mean_of_their_anchors(fallen: Dr
     assert now["phi"] != start["phi"]
     assert now["log_friction"] == start["log_friction"]
     assert now["logit_restitution"] == start["logit_restitution"]
-
-
-def test_stiff_springs_take_more_substeps_rather_than_numbers_that_are_none(fallen: Drop) -> None:
-    """Check 10 of the notes, whose authors add substeps after NaN; here the limit tells them."""
-    dynamics, at = dynamics_of(fallen, 4), true_values(fallen)
-    assert np.isfinite(dynamics.loss_of({**at, "log_stiffness": np.array(np.log(1e4))}, [1, 2, 3]))
-
-
-def test_the_scan_finds_the_true_stiffness(fallen: Drop) -> None:
-    dynamics = dynamics_of(fallen)
-    start = start_values(dynamics.rollouts)
-    start["velocity"] = VELOCITY
-    losses = dynamics.scan(start, range(2, TRAIN))
-    best = np.exp(start["log_stiffness"][np.argmin(losses)])
-    true = float(fallen.physics.log_stiffness.mean().exp())
-    assert abs(np.log(best / true)) < 0.5 * np.log(2.53) + 0.1  # the nearest of the scan's nine
-    # And the true values are better than any of them.
-    assert dynamics.loss_of(true_values(fallen), range(2, TRAIN)) < losses.min()
 
 
 def test_the_stiffness_comes_back(fallen: Drop, twin: Twin) -> None:
@@ -351,24 +198,6 @@ def test_what_was_fitted_is_what_the_twin_does(fallen: Drop) -> None:
     middle(at).backward()
     slope = float(middle(torch.tensor(1.55)) - middle(torch.tensor(1.45))) / 0.1
     assert float(at.grad) == pytest.approx(slope, rel=0.05)  # float32 positions
-
-
-def test_a_standing_body_stays_as_it_stands(fallen: Drop) -> None:
-    """Without natural lengths it would sink by what it has sunk already."""
-    body = fallen.rollouts.body
-    anchors = body.anchors - (0.0, 0.0, body.anchors[:, 2].min())
-    low = anchors[:, 2] < 0.3 * body.spacing_m
-    assert low.sum() > 10
-    anchors[low, 2] = 0.0  # as the stage does it
-    moved = []
-    for carried in (low, np.zeros_like(low)):
-        standing = dataclasses.replace(body, anchors=anchors, carried=carried)
-        with torch.no_grad():
-            made = AnchorRollouts(standing, [], [], DT_S, 30)(fallen.physics, torch.zeros(3), 30)
-        moved.append(float((made[0] - made[0, :1]).abs().max()))
-    # To first order: lengths change by 3 %, and feet slide by half a millimetre.
-    assert moved[0] < 0.35 * moved[1]
-    assert moved[1] > 1e-4
 
 
 def test_a_run_goes_on_where_it_stopped(fallen: Drop, tmp_path) -> None:

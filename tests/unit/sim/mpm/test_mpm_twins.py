@@ -30,8 +30,9 @@ from physgym.sim.mpm import (
     ReturnMap,
     fill_box,
 )
+from physgym.sim.mpm.directional import directional_response_of
 from physgym.sim.mpm.gripped import simulate_mpm
-from physgym.sim.mpm.twins import directional_response, mpm_of, twin_of_mpm
+from physgym.sim.mpm.twins import mpm_of, twin_of_mpm
 from physgym.sim.solver import Solver
 from physgym.twin import Twin
 from physgym.world import World
@@ -230,13 +231,13 @@ def test_adapter_and_field_are_kept_with_the_twin(tmp_path):
 
 def test_directional_response_turns_with_the_twin():
     directions = np.random.default_rng(0).normal(size=(20, 3))
-    plain = directional_response(block_twin(), directions)
+    plain = directional_response_of(block_twin(), directions)
     np.testing.assert_allclose(plain.young_pa, VALUES["young_pa"], rtol=1e-6)  # float32 parameters
     assert plain.anisotropy == 0.0
     twin = block_twin(adapter=learned_adapter())
     pose = quarter_turn("x")
-    here = directional_response(twin, directions)
-    there = directional_response(twin.place(pose), directions @ pose[:3, :3].T)
+    here = directional_response_of(twin, directions)
+    there = directional_response_of(twin.place(pose), directions @ pose[:3, :3].T)
     assert here.anisotropy > 1e-2
     np.testing.assert_allclose(there.jacobian, here.jacobian, atol=1e-6)
     np.testing.assert_allclose(there.young_pa, here.young_pa, rtol=1e-5)
