@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["CONTACT", "GLOBALS", "TOPOLOGY"]
+__all__ = ["CONTACT", "GLOBALS", "MOST_DRAG_PER_S", "TOPOLOGY"]
+
+# PhysTwin's bound. Any drag at all explains what is only pushed slowly: without a bound such a twin
+# came out with 990 1/s, and falls as in honey.
+MOST_DRAG_PER_S = 20.0
 
 # Coordinate: (prior mean, prior sigma, step of a difference).
 GLOBALS: dict[str, tuple[float, float, float]] = {

@@ -24,7 +24,7 @@ from physgym.sim.spring_mass import (
     rest_lengths,
 )
 from physgym.sim.timestep import StepLimit, gershgorin_bound, substep_count
-from recon.identify.network_coordinates import CONTACT, GLOBALS, TOPOLOGY
+from recon.identify.network_coordinates import CONTACT, GLOBALS, MOST_DRAG_PER_S, TOPOLOGY
 from recon.identify.network_topology import (
     Topology,
     network_springs,
@@ -212,7 +212,7 @@ class SpringNetworkProblem:
             "stiffness_n": stiffness,
             "length_exponent": exponent,
             "dashpot_ns_per_m": delay * speed2 * self.mass_kg / square,
-            "drag_per_s": column["log_drag"].exp(),
+            "drag_per_s": column["log_drag"].exp().clamp(max=MOST_DRAG_PER_S),
             "restitution": torch.sigmoid(column["logit_restitution"]) if touching else zero,
             "friction": column["log_friction"].exp() if touching else zero,
         }

@@ -116,6 +116,18 @@ def test_too_stiff_a_candidate_loses_instead_of_stalling_the_rest():
     assert values[1] > values[0]
 
 
+def test_drag_has_a_bound_beyond_which_the_prior_alone_pulls():
+    """What is only pushed slowly is explained by any drag, however large."""
+    rest = grid(4, 4)
+    tracks = own_recording(rest, neighbours(rest), [0, 12], seconds=0.4)
+    problem, _ = problem_of(tracks, neighbours(rest), window_s=0.1)
+    theta = np.stack([problem.prior.mean] * 3)
+    theta[:, problem.prior.names.index("log_drag")] = np.log([2.0, 20.0, 990.0])
+    one, most, over = problem.simulate(theta, problem.segments)[0]
+    assert np.abs(one - most).max() > 1e-5
+    np.testing.assert_array_equal(most, over)
+
+
 # --- both stages on data of known parameters (an inverse crime) -----------------------------------
 
 
