@@ -226,7 +226,11 @@ class Reconstruct(SpringGausFlags):
         if self.json:
             print(json.dumps({"twin": str(self.out), "metrics": twin.metrics}))
         else:
+            from recon.metrics_text import metrics_lines
+
             print(twin.summary())
+            for line in metrics_lines(twin.metrics):
+                print(f"  {line}")
             print(f"twin: {self.out}")
         return 0
 

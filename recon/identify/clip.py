@@ -9,6 +9,7 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial import ConvexHull, QhullError, cKDTree
 
 from physgym.errors import DataError
 from physgym.grip import Grip, Pusher
@@ -20,7 +21,14 @@ from recon.perception.fuse import voxel_downsample
 from recon.perception.result import Kind, Perception
 from recon.tracks import PhysGymWarning
 
-__all__ = ["Clip", "above_ground", "ground_of", "make_clip", "thinned_nodes"]
+__all__ = [
+    "Clip",
+    "above_ground",
+    "ground_of",
+    "make_clip",
+    "thinned_nodes",
+    "with_footprint",
+]
 
 # A first frame counts as rest up to this; it is what tracks wander by on a still object.
 _STILL_M = 0.004
@@ -112,8 +120,10 @@ def make_clip(
     tracks = perception.tracks
     clock = even_clock(tracks.time_s)
     rest = np.asarray(tracks.rest_position, np.float64)
-    keep, _ = thinned_nodes(rest, 1e-4, most_nodes)
     ground = ground_of(perception)
+    keep, spacing_m = thinned_nodes(rest, 1e-4, most_nodes)
+    if perception.kind == "volume" and ground is not None:
+        keep = with_footprint(rest, keep, spacing_m, ground)
     rope = _rope_of(perception, most_nodes) if perception.kind == "rope" else None
     if rope is None:
         nodes, surface = above_ground(rest[keep], ground), perception.surface[keep]
@@ -172,6 +182,38 @@ def _rope_of(perception: Perception, most_nodes: int) -> RopeNodes | None:
     cloud = [np.asarray(c, np.float64) for c in perception.clouds[:1]]
     points = np.concatenate([rest, *cloud])
     return rope_nodes(points, table=perception.table, most_nodes=most_nodes)
+
+
+def with_footprint(
+    points: np.ndarray, keep: np.ndarray, spacing_m: float, ground: GroundPlane
+) -> np.ndarray:
+    """Thinned nodes with the corners of what the object stands on among them.
+
+    Cubes keep one point each, which may leave the lowest layer on one side of the middle: the twin
+    topples at rest, and a search finds drag or friction that holds it up.
+
+    Args:
+        points: of the object [m], shape (N, 3).
+        keep: indices of those that were kept.
+        spacing_m: distance between them [m].
+        ground: below.
+
+    Returns:
+        Indices, a few more; those nearest to a corner give way to it.
+    """
+    if len(keep) == len(points):
+        return keep
+    normal = np.array(ground.normal)
+    height = points @ normal
+    low = np.flatnonzero(height < height.min() + 0.25 * spacing_m)
+    flat = points[low] @ np.linalg.svd(normal[None])[2][1:].T
+    try:
+        corners = low[ConvexHull(flat).vertices]
+    except (QhullError, ValueError):  # it stands on a line or a point
+        return keep
+    corners = corners[voxel_downsample(points[corners], 0.5 * spacing_m)]
+    away, _ = cKDTree(points[corners]).query(points[keep])
+    return np.union1d(keep[away > 0.5 * spacing_m], corners)
 
 
 def above_ground(nodes: np.ndarray, ground: GroundPlane | None) -> np.ndarray:

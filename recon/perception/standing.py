@@ -45,6 +45,7 @@ _FACE_M = 0.002  # noise of depth puts points of the jaws' faces between them
 _FEWEST_BETWEEN = 20  # pixels of what jaws are about to hold
 _PAD_M = 0.005  # noise of depth puts points of the jaws between them
 _FEWEST_VOXELS = 8
+_PLATE_M = 0.012  # noise and flying pixels of depth put points of a plate so far off it
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +136,12 @@ class _Regions:
         found = cls(*np.zeros((3, len(points)), bool))
         for gripper in grippers:
             pose, half = gripper.T_world_gripper[0], np.array(gripper.jaw_half_m)
+            if not gripper.jaws:  # a plate: solid, and nothing is between anything
+                local = apply_T(inverse_T(pose), points)
+                own = (np.abs(local) < half + _PLATE_M).all(axis=1)
+                found.doubtful[own] = True
+                found.arm[own] = True
+                continue
             near = near_gripper(pose, gripper.jaw_half_m, points, up)
             found.doubtful[near] = True
             along = _along_arm(pose, points, up)

@@ -74,6 +74,19 @@ def test_jaws_around_the_object_are_told_by_their_pose_and_colour() -> None:
         ious(scene, [], 2)  # without the pose, arm and object are one thing
 
 
+def test_plates_at_the_sides_of_the_object_are_solid() -> None:
+    """Nothing is between a plate and itself: the box of its size is the plate, and no more."""
+    half = (0.015, 0.008, 0.045)
+    scene = [box([0.05, 0.03, 0.025], [0, 0, 0.025])]
+    plates = []
+    for side in (1, -1):
+        place = np.array([0.0, side * 0.041, 0.055])  # 3 mm beside the object, and higher
+        scene.append(box(list(half), list(place), GREY))
+        T = T_from_parts(np.eye(3), place)
+        plates.append(GripperTrack(T[None], np.array([True]), half, half, jaws=False))
+    assert min(ious(scene, plates, 3)) > 0.8  # as above
+
+
 def test_the_reach_of_a_gripper_spares_what_it_holds() -> None:
     track = pose(0.2, 0.03)
     points = np.array(
