@@ -8,7 +8,6 @@ Shapes: P coordinates, G of them global, S springs, N nodes, M surface points.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Literal
@@ -28,18 +27,15 @@ from recon.identify.episode_problem import EpisodeProblem
 from recon.identify.first_motion import find_first_motion, moving_clip
 from recon.identify.least_squares import Fit, refine
 from recon.identify.network_topology import Topology
-from recon.identify.problem import cost
+from recon.identify.problem import cost, warn_unusual
 from recon.identify.progress import Progress
 from recon.perception.result import Perception
-from recon.tracks import PhysGymWarning
 
 __all__ = ["EpisodeConfig", "identify_episode"]
 
 _POPULATION = 24
 _GENERATIONS = {"quick": 40, "full": 80}
 _DESCENT_STEPS = {"quick": 60, "full": 200}
-# Standard deviations of the prior beyond which a found coordinate is no property of an object.
-_UNUSUAL = 4.0
 # Spread of the first generation in standard deviations of the prior, wide since topology and
 # friction have several valleys.
 _SPREAD = 0.8
@@ -134,25 +130,9 @@ def identify_episode(
     )
     job = _Job(problem, config, progress, run)
     job.go()
-    _warn_unusual(job, perception.name)
+    found = job.theta if job.dense is None else job.dense.theta
+    warn_unusual(problem.prior, found[: problem.global_count], perception.name)
     return _make_twin(job, perception, stop, name or perception.name)
-
-
-def _warn_unusual(job: _Job, name: str) -> None:
-    """Say so when the motion is explained by what no object has: something else is wrong."""
-    prior = job.problem.prior
-    theta = job.theta if job.dense is None else job.dense.theta
-    count = min(len(theta), job.problem.global_count)
-    away = (theta[:count] - prior.mean[:count]) / prior.sigma[:count]
-    odd = [f"{n} by {s:+.0f}" for n, s in zip(prior.names, away) if abs(s) > _UNUSUAL]
-    if odd:
-        warnings.warn(
-            f"{name}: far from what is usual, in standard deviations: {', '.join(odd)}. The twin "
-            "fits what it was shown and may go wrong in other motions: look at it at rest and "
-            "falling (physgym play), check the masks, give more --nodes",
-            PhysGymWarning,
-            stacklevel=3,
-        )
 
 
 class _Job:

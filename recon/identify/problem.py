@@ -5,13 +5,19 @@ Shapes: Q candidates, P parameters, R recordings, F residuals of one recording.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-__all__ = ["Loss", "Prior", "Problem", "cost"]
+from recon.tracks import PhysGymWarning
+
+__all__ = ["Loss", "Prior", "Problem", "cost", "warn_unusual"]
+
+# Standard deviations of the prior beyond which a found coordinate is no property of an object.
+_UNUSUAL = 4.0
 
 
 @dataclass(frozen=True)
@@ -118,3 +124,23 @@ def cost(problem: Problem, theta: np.ndarray, recordings: list[int]) -> np.ndarr
         total += values[:, seen].sum(axis=1, dtype=np.float64)
         count += int(seen.sum())
     return problem.weights(recordings) * total / max(count, 1) + problem.prior.penalty(theta)
+
+
+def warn_unusual(prior: Prior, theta: np.ndarray, name: str) -> None:
+    """Say so when a motion is explained by what no object has: something else is wrong.
+
+    Args:
+        prior: of the coordinates.
+        theta: found, the first of them or all, shape (P,).
+        name: of the recording.
+    """
+    away = (theta - prior.mean[: len(theta)]) / prior.sigma[: len(theta)]
+    odd = [f"{what} by {far:+.0f}" for what, far in zip(prior.names, away) if abs(far) > _UNUSUAL]
+    if odd:
+        warnings.warn(
+            f"{name}: far from what is usual, in standard deviations: {', '.join(odd)}. The twin "
+            "fits what it was shown and may go wrong in other motions: look at it at rest and "
+            "falling (physgym play), check the masks, give more --nodes",
+            PhysGymWarning,
+            stacklevel=3,
+        )

@@ -11,7 +11,7 @@ Shapes: T frames, N points, C cameras, H W image.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -27,6 +27,10 @@ __all__ = [
     "fuse_tracks",
     "track_view",
 ]
+
+# Up to here motions agree to TrackConfig.agree_m: PhysTwin's cameras stand so far away. Noise of a
+# D435's depth there is some 3 mm.
+_NEAR_M = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +113,16 @@ def track_view(
         column, row = seeds.astype(int).T
         colours = np.concatenate([colours, np.asarray(view.rgb[start])[row, column]])
     tracks = _lifted(view, masks, taken, colours, (config, lift), camera_index)
-    return _filtered(tracks, config)
+    return _filtered(tracks, replace(config, agree_m=_agree_m(tracks, view, config)))
+
+
+def _agree_m(tracks: PointTracks, view: View, config: TrackConfig) -> float:
+    """How far motions may differ: noise of stereo depth grows with the square of the distance."""
+    seen = tracks.position[tracks.visible]
+    if len(seen) == 0:
+        return config.agree_m
+    away_m = float(np.median(np.linalg.norm(seen - view.camera.position, axis=1)))
+    return config.agree_m * max(1.0, away_m / _NEAR_M) ** 2
 
 
 def consistent_motion(

@@ -1,6 +1,7 @@
 """One episode as an identification problem: clock, clip, rollouts, losses and their gradient."""
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from recon.identify.episode_descent import _Adam
 from recon.identify.episode_problem import EpisodeProblem
 from recon.identify.even_clock import even_clock
 from recon.identify.handling import handling_of
-from recon.identify.problem import cost
+from recon.identify.problem import cost, warn_unusual
 from recon.perception.driven import GripperTrack
 from recon.tracks import PhysGymWarning
 
@@ -296,3 +297,14 @@ def test_a_second_grip_ends_what_is_learned_but_not_what_is_predicted(lifted):
     asked.clear()
     handling_of(again, clock, nodes, simulate=simulate, moving=True)
     assert asked == [(0, 0, 5), (1, 0, 18)]
+
+
+def test_what_no_object_has_is_warned_of(problem):
+    usual = problem.prior.mean + 3.0 * problem.prior.sigma
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_unusual(problem.prior, usual[:4], "toy")
+    odd = usual.copy()
+    odd[2] = problem.prior.mean[2] - 5.0 * problem.prior.sigma[2]
+    with pytest.warns(PhysGymWarning, match=rf"toy: .*{problem.prior.names[2]} by -5\."):
+        warn_unusual(problem.prior, odd, "toy")
