@@ -124,6 +124,7 @@ def complete(
     spacing_m: float,
     table: Plane | None = None,
     silhouettes: Sequence[Silhouette] = (),
+    floors: Sequence[Plane] = (),
 ) -> Geometry:
     """The whole of an object of a known kind.
 
@@ -133,6 +134,7 @@ def complete(
         spacing_m: distance between new points [m].
         table: what it may rest on, normal up, or None.
         silhouettes: one per camera; a volume is carved with them.
+        floors: see `complete_volume`.
 
     Returns:
         Its geometry.
@@ -145,7 +147,9 @@ def complete(
         return Geometry("rope", line, np.zeros((0, 3)), radius)
     if kind == "sheet":
         return complete_sheet(points, spacing_m=spacing_m)
-    return complete_volume(points, spacing_m=spacing_m, table=table, silhouettes=silhouettes)
+    return complete_volume(
+        points, spacing_m=spacing_m, table=table, silhouettes=silhouettes, floors=floors
+    )
 
 
 def complete_volume(
@@ -154,19 +158,23 @@ def complete_volume(
     spacing_m: float,
     table: Plane | None = None,
     silhouettes: Sequence[Silhouette] = (),
+    floors: Sequence[Plane] = (),
 ) -> Geometry:
     """Fill a closed object.
 
-    The convex hull of the seen points and of what they hide (their feet on the table, or off the
-    table, where a single camera looks, their mirror images behind) bounds it. Every camera then
-    carves away what it would have seen through (Kutulakos and Seitz, "A theory of shape by space
-    carving", IJCV 2000, with depth in the place of photo-consistency).
+    The convex hull of the seen points and of what they hide bounds it: their feet on the table; off
+    the table their mirror images, behind, where a single camera looks, else through the middle of
+    the object, where they are over the floors. Every camera then carves away what it would have
+    seen through (Kutulakos and Seitz, "A theory of shape by space carving", IJCV 2000, with depth
+    in the place of photo-consistency).
 
     Args:
         points: fused cloud [m], shape (N, 3).
         spacing_m: side of a cell [m].
         table: what it may rest on, normal up, or None.
         silhouettes: one per camera; without any, the hull is kept whole.
+        floors: planes, normal up, below which there is nothing but what was seen
+            (`recon.perception.flight_floor`).
 
     Returns:
         Centres of its outermost cells and of its inner cells. Warns if there are no inner ones.
@@ -174,7 +182,7 @@ def complete_volume(
     Raises:
         DataError: if the points span no volume, or the grid would be too fine.
     """
-    cells, shape = _hull_cells(points, spacing_m, table, silhouettes)
+    cells, shape = _hull_cells(points, spacing_m, table, silhouettes, floors)
     inside = cells.inside
     for silhouette in silhouettes:
         inside[inside] = ~_seen_through(silhouette, cells.centre[inside], spacing_m)
@@ -260,18 +268,15 @@ def _hull_cells(
     spacing_m: float,
     table: Plane | None,
     silhouettes: Sequence[Silhouette],
+    floors: Sequence[Plane],
 ) -> tuple[_Cells, tuple[int, ...]]:
     where = "complete_volume"
     if len(points) < 10:
         raise DataError(f"{len(points)} points", where=where, expected="at least ten")
-    extended = [points]
-    low, high = (0.0, 0.0) if table is None else np.percentile(table.height(points), [1, 99])
-    if table is not None and low < min(_RESTS_M, 0.01 + 0.5 * (high - low)):
-        feet = points - table.height(points)[:, None] * table.normal
-        extended.append(feet)
-    elif len(silhouettes) == 1:
-        extended.append(_mirrored(points, silhouettes[0].camera))
-    bounded = np.concatenate(extended)
+    hidden = _hidden(points, table, silhouettes)
+    for floor in floors:
+        hidden = hidden - floor.height(hidden).clip(max=0.0)[:, None] * floor.normal
+    bounded = np.concatenate([points, hidden])
     try:
         hull = ConvexHull(bounded)
     except QhullError as error:
@@ -297,6 +302,45 @@ def _hull_cells(
     for side in hull.equations:
         inside[inside] = centre[inside] @ side[:3] + side[3] <= 0.0
     return _Cells(centre, inside), tuple(int(n) for n in size)
+
+
+def _hidden(
+    points: np.ndarray, table: Plane | None, silhouettes: Sequence[Silhouette]
+) -> np.ndarray:
+    """Points that may bound what the seen ones hide, shape (M, 3)."""
+    low, high = (0.0, 0.0) if table is None else np.percentile(table.height(points), [1, 99])
+    if table is not None and low < min(_RESTS_M, 0.01 + 0.5 * (high - low)):
+        return np.asarray(points - table.height(points)[:, None] * table.normal)
+    if len(silhouettes) == 1:
+        return _mirrored(points, silhouettes[0].camera)
+    middle = _middle(silhouettes)
+    return points[:0] if middle is None else 2.0 * middle - points
+
+
+def _middle(silhouettes: Sequence[Silhouette]) -> np.ndarray | None:
+    """Where rays through the middles of whole silhouettes meet [m], shape (3,).
+
+    Cameras that look down see no underside. What is as far on the other side of this point as the
+    seen points are on theirs may be the object, where no silhouette says that it is not.
+    None where fewer than two cameras see the whole object.
+    """
+    square, right, count = np.zeros((3, 3)), np.zeros(3), 0
+    for view in silhouettes:
+        edge = np.ones_like(view.mask)
+        edge[1:-1, 1:-1] = False
+        if view.blocked is not None:
+            edge |= view.blocked
+        if not view.mask.any() or (ndimage.binary_dilation(view.mask) & edge).any():
+            continue
+        row, column = (axis.mean() for axis in np.nonzero(view.mask))
+        way = view.camera.T_world_cam[:3, :3] @ view.camera.pixel_rays(np.array([[column, row]]))[0]
+        across = np.eye(3) - np.outer(way, way) / (way @ way)
+        square += across
+        right += across @ view.camera.position
+        count += 1
+    # Cameras that look along one line do not tell where on it the object is.
+    apart = count > 1 and np.linalg.eigvalsh(square)[0] > 1e-3
+    return np.linalg.solve(square, right) if apart else None
 
 
 def _mirrored(points: np.ndarray, camera: PinholeCamera) -> np.ndarray:

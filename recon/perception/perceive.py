@@ -18,10 +18,17 @@ from physgym.errors import DataError
 from recon.perception.assemble import assemble
 from recon.perception.complete import Geometry, Silhouette, complete, guess_kind
 from recon.perception.driven import GripperTrack
+from recon.perception.flight_floor import flight_floors
 from recon.perception.fuse import fuse_frame
 from recon.perception.hands import followed_hands
 from recon.perception.lift import View, usable_depth
 from recon.perception.mesh import align_mesh, fill_mesh
+from recon.perception.perceive_checks import (
+    check_found,
+    check_views,
+    warn_lost,
+    warn_undriven,
+)
 from recon.perception.perceive_config import PerceiveConfig
 from recon.perception.plugins import PointTracker, Segmenter
 from recon.perception.prompt import Prompt
@@ -41,7 +48,6 @@ Progress = Callable[[str, float], None]
 _LEAST_DEPTH = 0.001  # share of an image's pixels that hold a distance, below which it has none
 # Points along an object at least, of its filling and of its clouds: fewer outline it only.
 _ACROSS, _SEEN_ACROSS = 12, 20
-_MOVES_M = 0.01  # three times the usual error of a track
 _MOST_MASK_BYTES = 2**30
 
 
@@ -120,7 +126,7 @@ def perceive(
             track is found.
     """
     config = config or PerceiveConfig()
-    _check(views, time_s, masks, grippers, name)
+    check_views(views, time_s, masks, grippers, name)
     clock = _Clock(on_progress)
     given = _with_depth(
         _Given(views, prompts or {}, masks, blocked, hand_masks or {}), config, name
@@ -137,16 +143,20 @@ def perceive(
         grippers=grippers,
     )
     clock.note("segment", 0.5)
-    _check_found(found, name)
+    check_found(found, name)
     config = _fine_enough(config, _cloud(views, found, 0, config))
     clouds = [_cloud(views, found, frame, config) for frame in range(len(time_s))]
-    _warn_lost(clouds, name)
+    warn_lost(clouds, name)
     clock.note("fuse", 0.7)
     geometry = _geometry(given, found, clouds[0], table, mesh, config)
     clock.note("complete", 0.72)
     tracked = _tracked(views, found, config, tracker, name)
     if geometry.kind == "rope":
         tracked = kept_from_sliding(tracked, clouds, table=table)
+    if geometry.kind == "volume" and mesh is None and table is not None:
+        floors = flight_floors(tracked.position, time_s, np.array(config.gravity), table)
+        if floors:
+            geometry = _geometry(given, found, clouds[0], table, mesh, config, floors)
     clock.note("track", 0.95)
     hands = followed_hands(
         views,
@@ -157,7 +167,7 @@ def perceive(
         tracker=tracker,
     )
     if not grippers and not hands:
-        _warn_undriven(tracked, name)
+        warn_undriven(tracked, name)
     clock.note("hands", 0.98)
     tracks, tracked_count, surface_count = assemble(
         tracked,
@@ -213,35 +223,6 @@ class _Clock:
             self._tell(stage, share)
 
 
-def _check(
-    views: Sequence[View],
-    time_s: np.ndarray,
-    masks: SomeMasks | None,
-    grippers: Sequence[GripperTrack],
-    name: str,
-) -> None:
-    where = f"{name}: perceive"
-    lengths = [len(view) for view in views]
-    if not views or set(lengths) != {len(time_s)}:
-        raise DataError(
-            f"views of {lengths} frames and {len(time_s)} stamps",
-            where=where,
-            expected="at least one view, all as long as the stamps",
-            fix="synchronize the cameras first",
-        )
-    names = [view.camera.name for view in views]
-    if len(set(names)) != len(names):
-        raise DataError(f"cameras {names}", where=where, expected="different names")
-    masked = [] if masks is None else [n if m is None else len(m) for m, n in zip(masks, lengths)]
-    if masks is not None and (masked != lengths or len(masks) != len(views)):
-        raise DataError(f"masks of {masked} frames", where=where, expected=f"{lengths}")
-    recorded = [len(gripper.closed) for gripper in grippers]
-    if set(recorded) - {len(time_s)}:
-        raise DataError(
-            f"grippers of {recorded} frames", where=where, expected=f"{len(time_s)} frames each"
-        )
-
-
 def _with_depth(given: _Given, config: PerceiveConfig, name: str) -> _Given:
     """Without the cameras that measured nothing in the first frame."""
     share = [float(usable_depth(np.asarray(v.depth_m[0]), config.lift).mean()) for v in given.views]
@@ -264,28 +245,6 @@ def _with_depth(given: _Given, config: PerceiveConfig, name: str) -> _Given:
     return given.of(kept) if lost else given
 
 
-def _check_found(masks: Masks, name: str) -> None:
-    if not any(mask[0].any() for mask in masks):
-        raise DataError(
-            "the object is in no camera's first frame",
-            where=f"{name}: perceive, masks",
-            expected="an object that at least one camera sees from the start",
-            fix="start later (start_s), or give a prompt",
-        )
-
-
-def _warn_lost(clouds: Sequence[np.ndarray], name: str) -> None:
-    empty = [frame for frame, cloud in enumerate(clouds) if len(cloud) == 0]
-    if empty and len(empty) < len(clouds):
-        runs = _runs(empty)
-        warnings.warn(
-            f"{name}: no camera sees the object in frames {runs}: tracks end there and these "
-            "clouds are empty",
-            PhysGymWarning,
-            stacklevel=3,
-        )
-
-
 def _fine_enough(config: PerceiveConfig, cloud: np.ndarray) -> PerceiveConfig:
     """With a spacing that a small object is filled at, not outlined."""
     if len(cloud) < 2:
@@ -293,12 +252,6 @@ def _fine_enough(config: PerceiveConfig, cloud: np.ndarray) -> PerceiveConfig:
     size_m = max(float(np.ptp(np.percentile(cloud, [1, 99], axis=0), axis=0).max()), 1e-3)
     fuse = replace(config.fuse, voxel_m=min(config.fuse.voxel_m, size_m / _SEEN_ACROSS))
     return replace(config, spacing_m=min(config.spacing_m, size_m / _ACROSS), fuse=fuse)
-
-
-def _runs(numbers: Sequence[int]) -> str:
-    """``[3, 4, 5, 9]`` as ``3 to 5, 9``."""
-    parts = np.split(np.asarray(numbers), np.flatnonzero(np.diff(numbers) > 1) + 1)
-    return ", ".join(f"{p[0]} to {p[-1]}" if len(p) > 1 else f"{p[0]}" for p in parts)
 
 
 def _cloud(views: Sequence[View], masks: Masks, frame: int, config: PerceiveConfig) -> np.ndarray:
@@ -342,19 +295,6 @@ def _tracked(
     return tracked
 
 
-def _warn_undriven(tracked: PointTracks, name: str) -> None:
-    """Say so when an object moves and nothing is known that moves it."""
-    away = np.linalg.norm(tracked.position - tracked.position[0], axis=2)
-    far = float(np.nanpercentile(away, 98))  # a single corner may be pulled
-    if far > _MOVES_M:
-        warnings.warn(
-            f"{name}: the object moves by {1e3 * far:.0f} mm and nothing drives it: no gripper, "
-            "plate or hand mask is recorded",
-            PhysGymWarning,
-            stacklevel=3,
-        )
-
-
 def _geometry(
     given: _Given,
     masks: Masks,
@@ -362,6 +302,7 @@ def _geometry(
     table: Plane | None,
     mesh: tuple[np.ndarray, np.ndarray] | None,
     config: PerceiveConfig,
+    floors: Sequence[Plane] = (),
 ) -> Geometry:
     cloud = cloud.astype(np.float64)
     if mesh is not None:
@@ -380,7 +321,14 @@ def _geometry(
         )
         for index, view in enumerate(given.views)
     ]
-    return complete(kind, cloud, spacing_m=config.spacing_m, table=table, silhouettes=silhouettes)
+    return complete(
+        kind,
+        cloud,
+        spacing_m=config.spacing_m,
+        table=table,
+        silhouettes=silhouettes,
+        floors=floors,
+    )
 
 
 def _stacked(masks: Masks) -> np.ndarray | None:

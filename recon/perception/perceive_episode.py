@@ -40,7 +40,7 @@ __all__ = [
 
 _LEAST_KEPT = 0.9  # share of a camera's frames in framesets, below which a warning says so
 # Raised with every change of the pipeline that changes its results: older files are made again.
-_METHOD = 3
+_METHOD = 4
 _BLOCK_BYTES = 1 << 22
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from scipy.spatial.transform import Rotation
 from physgym.errors import DataError
 from recon.perception.complete import (
     Silhouette,
+    _middle,
     complete,
     complete_sheet,
     complete_volume,
@@ -62,6 +64,41 @@ def test_a_ball_is_filled(count: int) -> None:
     assert low < volume < high
     assert len(ball.interior) > 0.4 * len(every)
     assert (np.linalg.norm(every - [0, 0, 0.05], axis=1) < 0.056).mean() > 0.93
+
+
+def test_a_ball_in_the_air_has_an_underside_though_no_camera_sees_it() -> None:
+    places = ([0.45, -0.1, 0.7], [-0.3, 0.4, 0.7], [-0.2, -0.45, 0.65])
+    middle = np.array([0.0, 0.0, 0.3])
+    scene = [lifted_ball(1)[0][:1]]
+    scene[0][0].centre = middle
+    looks, views, masks = [], [], []
+    for place in places:
+        camera = camera_at(place, list(middle))
+        view, owner = film(camera, scene)
+        views.append(view)
+        masks.append([owner[0] == 0])
+        looks.append(Silhouette(camera, view.depth_m[0], owner[0] == 0))
+    cloud = fuse_frame(views, [mask[0] for mask in masks], 0).points
+    # From 41 degrees above, the lowest point that is seen is 0.05 (1 - cos 41) = 12 mm over it.
+    assert cloud[:, 2].min() > 0.25 + 0.009
+    how = {"spacing_m": 0.005, "table": TABLE, "silhouettes": looks}
+    ball = complete_volume(cloud, **how)
+    every = np.concatenate([ball.surface, ball.interior])
+    low = every[:, 2].min() - 0.0025
+    assert abs(low - 0.25) < 0.005  # a cell
+    assert 0.85 < len(every) * 0.005**3 / (4 / 3 * np.pi * 0.05**3) < 1.2
+    floor = Plane(np.array([0.0, 0.0, 1.0]), 0.258)
+    cut = complete_volume(cloud, **how, floors=[floor])
+    cells = np.concatenate([cut.surface, cut.interior])
+    assert 0.256 < cells[:, 2].min() - 0.0025 < 0.263
+    # One camera whose image cuts the object off, and one line of sight, tell no middle.
+    touching = looks[1].mask.copy()
+    touching[0, 0] = True
+    assert _middle([looks[0], replace(looks[1], mask=touching)]) is None
+    assert _middle(looks[:1] * 2) is None
+    found = _middle(looks)
+    assert found is not None
+    np.testing.assert_allclose(found, middle, atol=2e-3)  # a pixel
 
 
 def test_silhouettes_carve_what_the_hull_would_fill() -> None:
