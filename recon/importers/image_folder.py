@@ -39,6 +39,10 @@ __all__ = ["convert", "matches"]
 
 _COLOR = (".png", ".jpg", ".jpeg")
 _DEPTH = (".png", ".npy")
+_FARTHEST_M = 20.0  # apart; a room is smaller
+# Mean squared sine between the cameras' axes and their common direction, below which these are too
+# parallel to tell where they meet: 13 degrees.
+_TURNED = 0.05
 _KNOWN = {"K", "fx", "fy", "cx", "cy", "T_world_cam", "distortion", "serial", "width", "height"}
 
 
@@ -86,6 +90,7 @@ def convert(source: str | Path, out: str | Path) -> Path:
             text = f"{folder}: {name}: {len(lost)} colour or depth images have no partner"
             warnings.warn(text, PhysGymWarning, stacklevel=2)
     cameras = [_camera(file, name, entries[name], found[name], turn) for name in entries]
+    _check_places(cameras, str(file))
     first = min(min(files) for files in found.values())
     last = max(max(files) for files in found.values())
     times = _times(content, last - first + 1, str(file))
@@ -100,6 +105,35 @@ def convert(source: str | Path, out: str | Path) -> Path:
                 pixels = None if path is None else _depth_pixels(path)
                 writer.write_frame(camera.name, float(times[number - first]), rgb, pixels)
     return writer.path
+
+
+def _check_places(cameras: list[PinholeCamera], where: str) -> None:
+    """Refuse poses that cannot be camera to world, in metres, with z along the view."""
+    if len(cameras) < 2:
+        return
+    place = np.array([camera.position for camera in cameras])
+    way = np.array([camera.T_world_cam[:3, 2] for camera in cameras])
+    apart_m = float(np.ptp(place, axis=0).max())
+    if apart_m > _FARTHEST_M:
+        raise DataError(
+            f"cameras are {apart_m:.0f} m apart",
+            where=f"{where}: T_world_cam",
+            expected=f"metres, at most {_FARTHEST_M:.0f}",
+            fix="divide the translations by 1000 if they are millimetres",
+        )
+    across = np.eye(3) - way[:, :, None] * way[:, None, :]
+    square = across.sum(axis=0)
+    if np.linalg.eigvalsh(square)[0] < _TURNED * len(cameras):
+        return
+    middle = np.linalg.solve(square, np.einsum("cij,cj->i", across, place))
+    if (((middle - place) * way).sum(axis=1) < 0).all():
+        raise DataError(
+            "what all cameras look at lies behind every one of them",
+            where=f"{where}: T_world_cam",
+            expected="camera to world, x right, y down, z forward",
+            fix="invert the matrices if they map the world to the camera; negate their second and "
+            "third columns if they are of OpenGL or Blender, where cameras look along -z",
+        )
 
 
 def _cameras_file(folder: Path) -> Path:

@@ -154,7 +154,9 @@ def _without_prompt(
         raise DataError(
             "no prompt and no table",
             where="object_masks",
-            expected="a prompt for at least one camera",
+            expected="a level table that the cameras see, or a prompt for at least one camera",
+            fix="if there is a table, check T_world_cam: camera to world, in metres, z up in the "
+            "world and forward in the camera",
         )
     found = standing_out(views, table, hidden=hidden, grippers=grippers)
     if max(float(mask.mean()) for mask in found) < _SMALLEST_OBJECT:

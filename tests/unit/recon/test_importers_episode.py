@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from episode_cases import H, W, camera, color, depth
+from perception_scene import camera_at
 
 from physgym.errors import DataError
 from recon.episode import Episode
@@ -261,6 +262,38 @@ def test_colour_alone_is_an_episode_without_depth(tmp_path: Path) -> None:
         assert episode.frame("c", 0).depth_m is None
         assert episode.start_s == 7.5
         assert episode.cameras["c"].position[2] == pytest.approx(0.8)
+
+
+def _in_millimetres(pose: np.ndarray) -> np.ndarray:
+    return np.block([[pose[:3, :3], 1e3 * pose[:3, 3:]], [pose[3:]]])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (_in_millimetres, "divide the translations by 1000"),
+        (lambda pose: pose @ np.diag([1.0, -1.0, -1.0, 1.0]), "OpenGL"),
+        (None, ""),
+    ],
+)
+def test_poses_of_another_convention_are_refused(tmp_path: Path, wrong: Any, message: str) -> None:
+    """Three cameras about an object: nobody photographs what is behind him."""
+    places = ([12.0, 0.0, 0.6], [0.0, 10.0, 0.8], [-11.0, -3.0, 0.5])
+    entries = {}
+    for name, place in zip("abc", places):
+        pose = camera_at([0.05 * v for v in place], [0.0, 0.0, 0.05]).T_world_cam
+        shown = pose if wrong is None else wrong(pose)
+        entries[name] = {"K": camera(name).K.tolist(), "T_world_cam": shown.tolist()}
+        (tmp_path / "photos" / name / "color").mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "photos" / name / "color" / "0.png"), color(0))
+    (tmp_path / "photos" / "cameras.json").write_text(json.dumps({"fps": 5, "cameras": entries}))
+    if wrong is None:
+        convert_episode(tmp_path / "photos", tmp_path / "e")
+        return
+    with pytest.raises(DataError, match="T_world_cam") as refused:
+        convert_episode(tmp_path / "photos", tmp_path / "e")
+    assert message in str(refused.value)
+    assert not (tmp_path / "e").exists()
 
 
 @needs_cloth
