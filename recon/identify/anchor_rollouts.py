@@ -5,6 +5,7 @@ Shapes: B worlds, T ticks, A anchors, S springs, K driven points.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,8 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from physgym.errors import BlowUpError
 from physgym.grip import Grip, GripSprings, Pusher, grip_springs, phases
 from physgym.sim.contact import GroundPlane
+from physgym.sim.rollout import RolloutTrajectory
 from physgym.sim.spring_mass import (
     ForceLaw,
     SpringMassModel,
@@ -21,6 +24,8 @@ from physgym.sim.spring_mass import (
     SpringMassSolver,
     rest_lengths,
 )
+from physgym.sim.timestep import StepLimit, substep_count
+from recon.identify.anchor_steps import BodyModes
 from recon.identify.anchors import AnchorSprings, asymmetry_of
 from recon.identify.sag import unloaded
 
@@ -29,6 +34,10 @@ __all__ = ["AnchorBody", "AnchorPhysics", "AnchorRollouts"]
 _GRIP_REACH = 2.5  # of a driven point, in spacings of anchors
 _GRIP_NEIGHBOURS = 16
 _MOST_SAG = (0.7, 1.4)  # natural over seen length of a spring
+# Of the largest stable step at rest; the rest is for shapes in which springs line up: a body that
+# is squeezed to a half needs a tenth of it, one that is drawn to twice its length nearly all.
+_SAFETY = 0.7
+_COARSEST_S = 2e-4  # what lands with 1 m/s lands 0.2 mm late; softer bodies are cheap anyway
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +144,7 @@ class AnchorRollouts:
         self.body, self.grips, self.pushers, self.dt_s = body, grips, pushers, dt_s
         self.ticks = ticks
         self._springs = [self._held(grip) for grip in grips]
+        self._modes: dict[tuple[int, ...], BodyModes] = {}
         self._own = threading.local()  # a solver keeps what its last rollout needs
 
     def __call__(
@@ -223,14 +233,50 @@ class AnchorRollouts:
         state.velocity = torch.cat([speed, torch.zeros_like(held)], dim=1)
         boxes = [self.pushers[g - len(self.grips)] for g in acting if g >= len(self.grips)]
         pose = np.stack([b.pose[span] for b in boxes], axis=1)[None] if boxes else None
-        rolled = solver.rollout(
-            state,
-            driven.expand(worlds, *driven.shape),
-            self.dt_s,
-            parameters=given,
-            collider_pose=None if pose is None else torch.as_tensor(pose),
-        )
+        poses = None if pose is None else torch.as_tensor(pose)
+
+        def roll() -> RolloutTrajectory:
+            ways = driven.expand(worlds, *driven.shape)
+            return solver.rollout(state, ways, self.dt_s, parameters=given, collider_pose=poses)
+
+        solver.substeps = self._substeps(solver, acting, given)
+        try:
+            rolled = roll()
+        except BlowUpError:
+            if solver.substeps is None:
+                raise
+            solver.substeps = None  # from the bound that holds in every shape
+            rolled = roll()
         return rolled.position[:, :, :count], rolled.velocity[:, -1, :count]
+
+    def _substeps(
+        self, solver: SpringMassSolver, acting: tuple[int, ...], given: SpringMassParameters
+    ) -> int | None:
+        """Of a tick, from the modes at rest; None leaves them to the solver.
+
+        The solver's own number holds for networks that crumple and turn inside out, and is three
+        times as large where damping limits it, twice where stiffness does.
+        """
+        if self.body.directed:
+            return None  # eigenvalues of what is not symmetric may be anywhere
+        model, made = solver.model, given.coefficients(solver.model, 0.0)
+
+        def highest(values: torch.Tensor) -> np.ndarray:
+            return values.detach().amax(dim=0).double().numpy()
+
+        if acting not in self._modes:
+            inv_mass = highest(made.inv_mass)
+            self._modes[acting] = BodyModes(model.rest_position, model.edges, inv_mass)
+        # The law's slope at a strain of 1, as `physgym.sim.spring_mass` takes it.
+        stiffer = 2.0**model.law_exponent * (1.0 + 0.5 * model.law_exponent)
+        dashpot = float(highest(made.dashpot).max())
+        step_s = self._modes[acting].step_s(stiffer * highest(made.stiffness), dashpot)
+        count = substep_count(self.dt_s, StepLimit(step_s, 0.0, 0.0, 0), safety=_SAFETY)
+        fewest = math.ceil(self.dt_s / _COARSEST_S)
+        if count >= fewest:
+            return count
+        solver.substeps = None
+        return fewest if solver.plan(self.dt_s, 1, given).substeps > fewest else None
 
     def _held(self, grip: Grip) -> GripSprings:
         return grip_springs(

@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 import torch
@@ -31,6 +30,9 @@ _RATES = {
 }  # fmt: skip
 _GROW = 0.4  # share of the steps after which all frames are fitted
 _LOOK = 5  # steps between two looks at the held-out frames
+# Share of the steps, once all frames are fitted, in which held-out frames must tell of something
+# better: a held toy is fitted best before the first step, a block of halves after half of them.
+_PATIENCE = 0.25
 _MOST_BLOW_UPS = 4
 _SMOOTH = 0.2  # of the size: width of the Gaussian that evens the slopes of anchors out
 _KEYS = tuple(_RATES)
@@ -118,17 +120,44 @@ class Dynamics:
         """Gaussians of a frame [m], shape (G, 3)."""
         return inverse_distance(self.binding, anchors[int(self.tick[t])]).float()
 
-    def loss_of(self, values: dict[str, np.ndarray], frames: Sequence[int]) -> float:
-        """Mean loss over frames; infinite where the simulation blows up."""
+    def loss_of(
+        self, values: dict[str, np.ndarray], frames: Sequence[int], most: float = math.inf
+    ) -> float:
+        """Mean loss over frames.
+
+        Args:
+            values: by name.
+            frames: that count.
+            most: a loss above this need not be known: drawing ends when it is certain.
+
+        Returns:
+            The loss; infinite where the simulation blows up, or if it is above `most`.
+        """
         given = {k: torch.as_tensor(v) for k, v in values.items()}
+        parts: list[float] = []
         try:
             with torch.no_grad():
                 anchors = self.anchors(given, max(frames) + 1)
+                # What is wrong grows with time: from the last frame on it shows soonest.
+                for t in reversed(frames):
+                    mean = self.means(anchors, t)
+                    if not bool(torch.isfinite(mean).all()):
+                        return math.inf
+                    parts.append(float(self.loss.frame(t, mean)))
+                    if sum(parts) > most * len(frames):  # no part is below zero
+                        return math.inf
         except BlowUpError:
-            return float("inf")
-        return self.loss.mean_over(frames, partial(self.means, anchors))
+            return math.inf
+        return sum(reversed(parts)) / len(frames)
 
-    def scan(self, start: dict[str, np.ndarray], frames: Sequence[int]) -> np.ndarray:
+    def scan(
+        self,
+        start: dict[str, np.ndarray],
+        frames: Sequence[int],
+        most: float = math.inf,
+        *,
+        lowest_only: bool = False,
+    ) -> np.ndarray:
         """Loss of each point of a scan.
 
         Each is simulated by itself: in lanes all would take as many substeps as the stiffest and
@@ -138,13 +167,24 @@ class Dynamics:
             start: values by name, with a first axis where they differ from point to point
                 (`recon.identify.spring_gaus_scan`).
             frames: that count.
+            most: losses above this need not be known.
+            lowest_only: only the lowest loss need be known.
 
         Returns:
-            Shape (scan,); infinite where the simulation blows up.
+            Shape (scan,); infinite where the simulation blows up or the loss need not be known.
         """
         points = [self.at(start, i) for i in range(len(start["log_stiffness"]))]
+        bound = most
+
+        def loss(values: dict[str, np.ndarray]) -> float:
+            nonlocal bound
+            made = self.loss_of(values, frames, bound)
+            if lowest_only:  # of two threads at once one may set it a little too high: no harm
+                bound = min(bound, made)
+            return made
+
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            return np.array(list(pool.map(lambda values: self.loss_of(values, frames), points)))
+            return np.array(list(pool.map(loss, points)))
 
     def at(self, start: dict[str, np.ndarray], index: int) -> dict[str, np.ndarray]:
         """Values at one point of the scan."""
@@ -185,7 +225,7 @@ class Descent:
         self.free = [k for k in _KEYS if k not in fixed]
 
     def run(self, first: int, on_step: Callable[[int, float], None]) -> None:
-        """All steps that are left.
+        """All steps that are left, or those until held-out frames tell of nothing better.
 
         Args:
             first: frames of the first window, those up to a little after contact.
@@ -197,7 +237,7 @@ class Descent:
         state, blown = self.state, 0
         if state.step == 0:
             self._look()
-        while state.step < self.steps:
+        while state.step < self.steps and not self._is_stale():
             share = min(1.0, state.step / max(_GROW * self.steps, 1.0))
             window = max(2, round(first + share * (self.fit - first)))
             try:
@@ -222,6 +262,12 @@ class Descent:
         if loss < self.state.best_loss:
             self.state.best_loss = loss
             self.state.best = {k: v.copy() for k, v in self.state.now.items()}
+
+    def _is_stale(self) -> bool:
+        """Whether the last looks told of nothing better for long."""
+        looks = {int(step): loss for step, loss in self.state.history.items()}
+        best = min(looks, key=lambda step: looks[step])
+        return max(looks) - max(best, _GROW * self.steps) >= _PATIENCE * self.steps
 
     def _step(self, window: int) -> float:
         values = {

@@ -128,19 +128,56 @@ def refined(
     """
     names = [k for k in _STEPS if k not in ("ramp", *dynamics.idle)]
     names += ["ramp"] if best["offset"].any() else []
+    every = np.array(list(product((-1.0, 0.0, 1.0), repeat=len(names))))
+    moved = np.count_nonzero(every, axis=1)
+    alone = every[moved == 1]
+    together = every[(moved > 1) & ((moved <= 2) | (len(names) <= _MOST_AT_ONCE))]
     for part in _FINER:
-        steps = np.array(list(product((-1.0, 0.0, 1.0), repeat=len(names))))
-        if len(names) > _MOST_AT_ONCE:  # one or two at a time
-            steps = steps[np.count_nonzero(steps, axis=1) <= 2]
-        move = {k: part * _STEPS[k] * steps[:, i] for i, k in enumerate(names)}  # of logarithms
-        ramp = np.exp(move.pop("ramp", np.zeros(len(steps))))
-        points = {**best, **{k: best[k] + moved for k, moved in move.items()}}
-        points["offset"] = ramp[:, None] * best["offset"]
-        losses = dynamics.scan(points, frames)
-        lowest = int(np.argmin(losses))
-        if losses[lowest] < _GAIN * loss:
-            best, loss = dynamics.at(points, lowest), float(losses[lowest])
+        points = _moved(best, names, part * alone)
+        losses = dynamics.scan(points, frames, (2.0 - _GAIN) * loss)
+        # What makes no difference by itself is not tried with others: half of all points, where
+        # a body that is only carried along shows no friction.
+        told = np.abs(losses - loss) > (1.0 - _GAIN) * loss
+        mute = ~(told[:, None] & (alone != 0.0)).any(axis=0)
+        there, less = _better(dynamics, best, loss, points, losses)
+        some = together[~(together[:, mute] != 0.0).any(axis=1)]
+        points = _moved(best, names, part * some)
+        losses = dynamics.scan(points, frames, min(_GAIN * loss, less), lowest_only=True)
+        if losses.min(initial=np.inf) < less:
+            there, less = _better(dynamics, best, loss, points, losses)
+        if there is not best and mute.any():
+            # A body that is softer now may show what it did not.
+            again = alone[(alone[:, mute] != 0.0).any(axis=1)]
+            points = _moved(there, names, part * again)
+            losses = dynamics.scan(points, frames, _GAIN * less, lowest_only=True)
+            there, less = _better(dynamics, there, less, points, losses)
+        best, loss = there, less
     return best, loss
+
+
+def _better(
+    dynamics: Dynamics,
+    best: dict[str, np.ndarray],
+    loss: float,
+    points: dict[str, np.ndarray],
+    losses: np.ndarray,
+) -> tuple[dict[str, np.ndarray], float]:
+    """The lowest of a scan and its loss, or those given where it is no reason to move."""
+    lowest = int(np.argmin(losses)) if len(losses) else 0
+    if losses.min(initial=np.inf) < _GAIN * loss:
+        return dynamics.at(points, lowest), float(losses[lowest])
+    return best, loss
+
+
+def _moved(
+    best: dict[str, np.ndarray], names: Sequence[str], steps: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Values of a scan around some: each row of steps by name, in units of `_STEPS`."""
+    move = {k: _STEPS[k] * steps[:, i] for i, k in enumerate(names)}  # of logarithms
+    ramp = np.exp(move.pop("ramp", np.zeros(len(steps))))
+    points = {**best, **{k: best[k] + by for k, by in move.items()}}
+    points["offset"] = ramp[:, None] * best["offset"]
+    return points
 
 
 def scanned_start(
@@ -193,7 +230,7 @@ def scanned_start(
     for values in (even, *others):
         ramped = ramped_values(values, dynamics.rollouts.body)
         if len(ramped["offset"]):
-            losses = dynamics.scan(ramped, frames)
+            losses = dynamics.scan(ramped, frames, lowest_only=True)
             lowest = int(np.argmin(losses))
             values = dynamics.at(ramped, lowest)
             found.append(refined(dynamics, values, float(losses[lowest]), frames))
