@@ -29,7 +29,8 @@ from physgym.files import write_atomically
 from recon.benchmark_folder import claim_folder, machine
 from recon.identify.progress import Progress, RichProgress
 from recon.perception.perceive_episode import cache_path, cached_perception
-from recon.score_episode import DEFINITIONS, PHYSTWIN_PAPER, ROWS, write_scores
+from recon.score_episode import DEFINITIONS, PHYSTWIN_PAPER, ROWS, rows_of
+from recon.score_file import write_scores
 from recon.tracks import PhysGymWarning
 
 __all__ = ["CASES", "BenchmarkRun", "Case", "markdown", "run_interactions"]
@@ -284,7 +285,8 @@ def markdown(result: dict[str, Any]) -> str:
     )
     lines = []
     for part, title in parts:
-        lines += [f"{title}; twin / frozen / rigid:", "", *_part_table(result, part), ""]
+        rows = f"{' / '.join(ROWS)} (the last where it flies alone)"
+        lines += [f"{title}; {rows}:", "", *_part_table(result, part), ""]
     return "\n".join([*lines, "Seconds:", "", *_time_table(result), ""])
 
 
@@ -305,7 +307,7 @@ def _part_table(result: dict[str, Any], part: str) -> list[str]:
             rows = score["parts"][part]
             seen = rows["tracks_seen"]
             cells = [
-                " / ".join(_figure(key, rows[row][key]) for row in ROWS)
+                " / ".join(_figure(key, rows[row][key]) for row in rows_of(score))
                 if key
                 else ("-" if seen is None else f"{100 * seen:.0f}")
                 for key in keys

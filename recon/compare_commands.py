@@ -21,8 +21,9 @@ class Compare:
     ground is (--ground) and, where no masks were recorded, where the object is (--box).
 
     Each method runs in a process of its own: its memory is its own, and one that crashes or refuses
-    the episode is a row with the reason. Figures come with those of a frozen and a rigid object;
-    FOLDER/report.html shows recording and twins side by side. Ctrl-C keeps what is done.
+    the episode is a row with the reason. Figures come with those of a frozen and a rigid object,
+    and of one that falls rigidly where it flies alone; FOLDER/report.html shows recording and
+    twins side by side. Ctrl-C keeps what is done.
     """
 
     source: Annotated[Path, tyro.conf.Positional]

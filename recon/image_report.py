@@ -8,7 +8,7 @@ from typing import Any
 from physgym.report import Block, Section, Table, Text
 from recon.image_metrics import IMAGE_MEASURES
 from recon.render_episode import IMAGE_DEFINITIONS
-from recon.score_episode import ROWS
+from recon.score_episode import rows_of
 from recon.score_report import PAPER_ROW
 
 __all__ = ["IMAGE_COLUMNS", "PAPER_IMAGES", "image_columns", "image_rows", "image_section"]
@@ -57,7 +57,7 @@ def image_rows(images: Mapping[str, Any], columns: Sequence[str]) -> list[list[s
     """
     rows = []
     for part, entry in images["parts"].items():
-        for who in ROWS:
+        for who in rows_of(images):
             figures = [_text(key, entry[who][key]) for key in columns]
             rows.append([part, who, *figures, str(entry["stop"] - entry["start"])])
         paper = [_text(key, PAPER_IMAGES[part].get(key)) for key in columns]

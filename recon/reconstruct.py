@@ -176,7 +176,7 @@ def reconstruct_episode(
     if not twin.provenance["stopped_early"]:
         drop_job_folder(out)
     twin = _with_appearance(twin, views, perception, config, progress)
-    twin = twin.replace(metrics=score_twin(twin, perception))
+    twin = twin.replace(metrics=score_twin(twin, source, perception))
     twin.save(out)
     return twin
 
@@ -258,20 +258,23 @@ def _identified(
     return identify_video(video, perception, fit, name=name, progress=progress, run=run)
 
 
-def score_twin(twin: Twin, perception: Perception) -> dict[str, Any]:
+def score_twin(twin: Twin, source: Path, perception: Perception) -> dict[str, Any]:
     """Scores of a twin on a recording, train and future, beside the baselines.
 
     Args:
         twin: the twin.
-        perception: of the recording.
+        source: the recording.
+        perception: of it.
 
     Returns:
         Means by part, row and measure [m]; empty, with a warning, where the twin blows up.
     """
+    from recon.falling import fall_of
     from recon.predict_episode import predict_episode
     from recon.score_episode import score_prediction, train_stop_of
     from recon.tracks import PhysGymWarning
 
+    stop = train_stop_of(twin.provenance, perception)
     try:
         predicted = predict_episode(twin, perception)
     except BlowUpError as error:
@@ -281,7 +284,8 @@ def score_twin(twin: Twin, perception: Perception) -> dict[str, Any]:
         perception,
         predicted.points,
         predicted.visible_surface,
-        train_stop=train_stop_of(twin.provenance, perception),
+        train_stop=stop,
+        fall=fall_of(source, perception, stop),
     )
     return {"episode": perception.name, "parts": scored["parts"]}
 

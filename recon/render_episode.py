@@ -1,8 +1,8 @@
 """A twin's prediction of an episode, drawn into the cameras that recorded it, and how it compares.
 
 What Jiang et al. 2025 report beside tracks: PSNR, SSIM, LPIPS and IoU of rendered Gaussians. Here
-of every camera, with a frozen and a rigidly carried appearance beside it. Frame 0 is given and
-never counts. Shapes: T frames, C cameras, N nodes, G Gaussians, H W image.
+of every camera, with a frozen, a rigidly carried and a falling appearance beside it. Frame 0 is
+given and never counts. Shapes: T frames, C cameras, N nodes, G Gaussians, H W image.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from physgym.splats.follower import Follower
 from physgym.splats.projection import packed_covariance
 from physgym.splats.skinning import moved, nearest_rotation
 from physgym.twin import Twin
-from recon.baselines_episode import predict_carried
+from recon.falling import Fall, HullFall
 from recon.image_metrics import IMAGE_MEASURES, Window, image_scores
 from recon.perception.result import Perception
-from recon.score_episode import ROWS, parts_of
+from recon.score_episode import baselines_of, parts_of
 from recon.splats.perceptual import LPIPS_VARIABLE, Lpips
 from recon.splats.posed_images import cropped_camera, posed_images
 
@@ -43,6 +43,7 @@ IMAGE_DEFINITIONS = {
     "user has",
     "frozen": "the appearance stays where the prediction starts",
     "rigid": "the same moves rigidly with what holds or pushes the object",
+    "falling": "the same falls rigidly, as the points of the row falling do",
     "means": "over the cameras that see the object, then over the frames of a part; frame 0 never "
     "counts",
 }
@@ -61,6 +62,7 @@ def render_episode(
     train_stop: int | None,
     ignored: np.ndarray | None = None,
     lpips: Lpips | None = None,
+    fall: Fall | HullFall | None = None,
 ) -> dict[str, Any]:
     """Draw a prediction into the recording's cameras and compare.
 
@@ -73,10 +75,11 @@ def render_episode(
         train_stop: frames before this one were fitted on; None for an interaction never seen.
         ignored: pixels that do not count, shape (C, T, H, W), bool.
         lpips: from `recon.splats.perceptual.load_lpips`.
+        fall: of the object (`recon.falling.fall_of`); None leaves out the row ``falling``.
 
     Returns:
         JSON values: ``definitions``; ``gaussians``; ``lpips``: where it comes from, or why there is
-        none; ``parts``: by part, row (`recon.score_episode.ROWS`) and measure (`IMAGE_MEASURES`)
+        none; ``parts``: by part, row (`recon.score_episode.rows_of`) and measure (`IMAGE_MEASURES`)
         the mean, null where there is none, and ``by_camera``; ``frame0`` likewise; ``per_frame``:
         T values.
 
@@ -99,9 +102,12 @@ def render_episode(
             expected=f"({frames}, {twin.node_count} or more, 3) and {len(cameras)}",
         )
     nodes = points[:, -twin.node_count :]
-    baselines = _Baselines(follower, nodes[0], perception)
+    baselines = _Baselines(follower, nodes[0], perception, fall)
     shape = (frames, len(cameras))
-    table = {row: {key: np.full(shape, np.nan) for key in IMAGE_MEASURES} for row in ROWS}
+    table = {
+        row: {key: np.full(shape, np.nan) for key in IMAGE_MEASURES}
+        for row in ("twin", *baselines.moved)
+    }
     with torch.no_grad():
         for t in range(frames):
             rows = {"twin": follower.at(nodes[t]), **baselines.at(t)}
@@ -118,21 +124,26 @@ def render_episode(
 
 
 class _Baselines:
-    """The appearance at the start, frozen and carried."""
+    """The appearance at the start, frozen, carried and falling: ``moved`` holds its means."""
 
-    def __init__(self, follower: Follower, start: np.ndarray, perception: Perception) -> None:
+    def __init__(
+        self,
+        follower: Follower,
+        start: np.ndarray,
+        perception: Perception,
+        fall: Fall | HullFall | None,
+    ) -> None:
         self._start = follower.turned(start)
-        frames = perception.tracks.frame_count
-        mean = self._start.mean.double().numpy()
-        self._carried = torch.from_numpy(
-            predict_carried(mean, frames, grippers=perception.grippers, hands=perception.hands)
-        )
+        self.moved = baselines_of(self._start.mean.double().numpy(), perception, fall)
 
     def at(self, frame: int) -> dict[str, GaussianCloud]:
-        before, after = self._start.mean, self._carried[frame]
+        return {row: self._placed(torch.from_numpy(at[frame])) for row, at in self.moved.items()}
+
+    def _placed(self, after: torch.Tensor) -> GaussianCloud:
+        before = self._start.mean
         spread = (after - after.mean(0)).T @ (before - before.mean(0))
         turn = nearest_rotation(spread[None]).expand(len(before), 3, 3)
-        return {"frozen": self._start, "rigid": moved(self._start, after, turn)}
+        return moved(self._start, after, turn)
 
 
 def _compared(
@@ -267,17 +278,17 @@ def _summary(
                     for c, name in enumerate(cameras)
                 },
             }
-            for row in ROWS
+            for row in table
         }
     return {
         "definitions": IMAGE_DEFINITIONS,
         "gaussians": count,
         "lpips": absent if lpips is None else "measured",
         "parts": parts,
-        "frame0": {row: {k: _plain(v[0]) for k, v in means[row].items()} for row in ROWS},
+        "frame0": {row: {k: _plain(v[0]) for k, v in one.items()} for row, one in means.items()},
         "per_frame": {
-            row: {key: [_plain(v) for v in values] for key, values in means[row].items()}
-            for row in ROWS
+            row: {key: [_plain(v) for v in values] for key, values in one.items()}
+            for row, one in means.items()
         },
     }
 

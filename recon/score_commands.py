@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from physgym.report import Figure, Section
     from physgym.twin import Twin
+    from recon.falling import Fall, HullFall
     from recon.perception.perceive import PerceiveConfig
     from recon.perception.prompt import Prompt
     from recon.perception.result import Perception
@@ -88,7 +89,7 @@ class Score:
         """
         from physgym.twin import Twin
         from recon.identify.progress import RichProgress
-        from recon.score_episode import write_scores
+        from recon.score_file import write_scores
         from recon.score_report import write_report
         from recon.score_source import as_bag, prompts_of
         from recon.splats.perceptual import load_lpips
@@ -173,6 +174,7 @@ def score_recording(
     """
     import time
 
+    from recon.falling import fall_of
     from recon.predict_episode import predict_episode
     from recon.score_episode import score_prediction, train_stop_of
     from recon.score_report import picture_strip
@@ -189,6 +191,7 @@ def score_recording(
     say("score")
     stop = train_stop_of(twin.provenance, perception) if train_stop is None else train_stop
     evidence = evidence_of(path, perception, pictures=pictures)
+    fall = fall_of(path, perception, stop)
     score = score_prediction(
         perception,
         prediction.points,
@@ -196,12 +199,13 @@ def score_recording(
         train_stop=stop,
         ground_truth=evidence.truth,
         ignored=evidence.ignored,
+        fall=fall,
     )
     marks.append(time.perf_counter())
     looks = None
     if images and twin.splats is not None and perception.masks is not None:
         say("draw")
-        looks = _drawn(twin, path, perception, prediction.points, evidence, score, pictures)
+        looks = _drawn(twin, path, perception, prediction.points, evidence, fall, score, pictures)
     score["not_measured"] = _missing(score, perception, evidence, images)
     marks.append(time.perf_counter())
     stages = ("perceive", "predict", "score", "draw")
@@ -254,6 +258,7 @@ def _drawn(
     perception: Perception,
     points: np.ndarray,
     evidence: Evidence,
+    fall: Fall | HullFall | None,
     score: dict[str, Any],
     pictures: bool,
 ) -> Section | None:
@@ -276,6 +281,7 @@ def _drawn(
                 train_stop=stop,
                 ignored=evidence.ignored,
                 lpips=lpips,
+                fall=fall,
             )
         except DataError as error:  # a processed case may have come without its images
             what = f"{perception.name}: images are not compared: {error.what} ({error.where})"
@@ -305,21 +311,21 @@ def print_scores(scores: list[dict[str, Any]]) -> None:
     for score in scores:
         cameras = f"{len(score['cameras'])} camera" + "s" * (len(score["cameras"]) != 1)
         title = f"{score['episode']}: {score['seconds']:.1f} s, {cameras}"
-        table = Table(title=Text(title), title_justify="left", caption_justify="left")
+        table = Table(title=Text(title), title_justify="left")
         table.add_column("part", no_wrap=True)
         table.add_column("who", no_wrap=True)
         for key in columns:
             # A plain text: in markup, [mm] would be a style.
             table.add_column(Text(COLUMNS[key]), justify="right")
-        table.add_column("frames", justify="right", min_width=6)
+        table.add_column("frames", justify="right", no_wrap=True)
         shown = ""
         for row in table_rows(score, columns):
             style = {"twin": "bold", PAPER_ROW: "dim italic"}.get(row[1], "")
             part = "" if row[0] == shown else row[0]
             shown = row[0]
             table.add_row(part, *row[1:], style=style, end_section=row[1] == PAPER_ROW)
-        table.caption = start_text(score)
         console.print(table)
+        console.print(start_text(score), style="italic", markup=False, highlight=False)
         if "images" in score:
             _print_images(console, score)
         for said in score.get("not_measured", ()):
@@ -345,8 +351,9 @@ def _print_images(console: Console, score: Mapping[str, Any]) -> None:
         table.add_column(title, no_wrap=True)
     for key in columns:
         table.add_column(Text(IMAGE_COLUMNS[key]), justify="right")
-    table.add_column("frames", justify="right", min_width=6)
+    table.add_column("frames", justify="right", no_wrap=True)
     for row in image_rows(score["images"], columns):
         table.add_row(*row, style={"twin": "bold"}.get(row[1], ""))
-    table.caption = f"LPIPS: {score['images']['lpips']}"
     console.print(table)
+    said = f"LPIPS: {score['images']['lpips']}"
+    console.print(said, style="italic", markup=False, highlight=False)

@@ -1,4 +1,4 @@
-"""How well a prediction of an episode fits what was recorded, beside a frozen and a rigid object.
+"""How well a prediction of an episode fits what was recorded, beside objects without physics.
 
 Measures are PhysTwin's (Jiang et al. 2025; notes on its evaluation in ``docs/benchmarks.md``), with
 every departure from its code named in `DEFINITIONS`. Frame 0 is given and never counts.
@@ -8,19 +8,17 @@ Shapes: T frames, N points, C cameras, M tracked points, H W image.
 from __future__ import annotations
 
 import dataclasses
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.spatial import cKDTree
 
 from physgym.errors import DataError
-from physgym.files import write_atomically
 from recon.baselines_episode import predict_carried, predict_frozen
+from recon.falling import FALLING_DEFINITION, Fall, HullFall
 from recon.metrics import chamfer_frames, follower_error_frames
 from recon.perceive_video import is_video
 from recon.perception.result import Perception
@@ -34,18 +32,17 @@ __all__ = [
     "MEASURES",
     "PHYSTWIN_PAPER",
     "ROWS",
+    "baselines_of",
     "parts_of",
+    "rows_of",
     "score_prediction",
     "train_stop_of",
-    "write_scores",
 ]
 
 _SAME_POINT_M = 0.001
 
-FORMAT, FORMAT_VERSION = "physgym-episode-score", 1
-
-ROWS = ("twin", "frozen", "rigid")
-"""What is scored: the prediction, and what it must beat."""
+ROWS = ("twin", "frozen", "rigid", "falling")
+"""What is scored: the prediction, and what it must beat; the last one where it flies alone."""
 
 MEASURES = (
     "chamfer_m",
@@ -72,6 +69,7 @@ DEFINITIONS = {
     "that are nearest to a point of the visual hull",
     "frozen": "the object as it was perceived in frame 0, its cloud included, stays there",
     "rigid": "the same moves rigidly with what holds or pushes it",
+    "falling": FALLING_DEFINITION,
     "frame0": "the same in frame 0. Chamfer distance of the twin there is mostly the spacing of "
     "its points, IoU of 'frozen' how well drawn points can fill the masks at all, track error "
     "the distance to the followers",
@@ -98,8 +96,9 @@ def score_prediction(
     train_stop: int | None,
     ground_truth: Tracks | None = None,
     ignored: np.ndarray | None = None,
+    fall: Fall | HullFall | None = None,
 ) -> dict[str, Any]:
-    """Compare a prediction and the two baselines with what was perceived, and with the truth.
+    """Compare a prediction and the baselines with what was perceived, and with the truth.
 
     Args:
         perception: of the episode, all frames.
@@ -110,14 +109,15 @@ def score_prediction(
         ground_truth: true motion of points of the body, on the perception's clock; those on its
             surface count (`recon.true_tracks.true_surface`).
         ignored: pixels of masks that do not count, such as a gripper's, shape (C, T, H, W), bool.
+        fall: of the object (`recon.falling.fall_of`); None leaves out the row ``falling``.
 
     Returns:
         JSON values, in metres:
 
         - ``episode``, ``frames``, ``seconds``, ``cameras``, ``train_stop``;
         - ``parts``: by part (``train`` and ``future``, or ``unseen``): ``start`` and ``stop``
-          frame, and by row (`ROWS`) the mean of each measure (`MEASURES`), null where it does not
-          exist, ``frames_of``: number of frames in each mean, and ``iou_by_camera``; and
+          frame, and by row (`rows_of`) the mean of each measure (`MEASURES`), null where it does
+          not exist, ``frames_of``: number of frames in each mean, and ``iou_by_camera``; and
           ``tracks_seen``: share of the tracks of frame 0 that ``track_m`` could still count;
         - ``per_frame``: by row and measure T values, null where there is none;
         - ``frame0``: by row, each measure in frame 0 (see `DEFINITIONS`) and ``iou_by_camera``;
@@ -130,12 +130,8 @@ def score_prediction(
     surface = np.asarray(visible_surface, bool)
     _check(points, surface, frames, train_stop, perception.name)
     whole, shell = _perceived_start(perception)
-    carried = predict_carried(whole, frames, grippers=perception.grippers, hands=perception.hands)
-    rows = {
-        "twin": _Guess(points, surface),
-        "frozen": _Guess(predict_frozen(whole, frames), shell),
-        "rigid": _Guess(carried, shell),
-    }
+    rows = {"twin": _Guess(points, surface)}
+    rows |= {row: _Guess(at, shell) for row, at in baselines_of(whole, perception, fall).items()}
     truth = None
     if ground_truth is not None:
         chosen = outer_truth if is_video(perception) else true_surface
@@ -174,6 +170,37 @@ def score_prediction(
             for row, table in per_frame.items()
         },
     }
+
+
+def baselines_of(
+    points: np.ndarray, perception: Perception, fall: Fall | HullFall | None
+) -> dict[str, np.ndarray]:
+    """How points of the object move without physics.
+
+    Args:
+        points: in frame 0 [m], shape (N, 3).
+        perception: of the episode.
+        fall: of the object, where it flies alone.
+
+    Returns:
+        By row (`ROWS`, the twin left out) [m], shape (T, N, 3), float32.
+    """
+    frames = perception.tracks.frame_count
+    carried = predict_carried(points, frames, grippers=perception.grippers, hands=perception.hands)
+    made = {"frozen": predict_frozen(points, frames), "rigid": carried}
+    return made if fall is None else {**made, "falling": fall.carry(points)}
+
+
+def rows_of(score: Mapping[str, Any]) -> list[str]:
+    """What is in a score.
+
+    Args:
+        score: of `score_prediction`, or of images (`recon.render_episode`).
+
+    Returns:
+        Those of `ROWS`, in their order.
+    """
+    return [row for row in ROWS if row in score["per_frame"]]
 
 
 def parts_of(frames: int, train_stop: int | None) -> dict[str, tuple[int, int]]:
@@ -223,38 +250,6 @@ def train_stop_of(provenance: Mapping[str, Any], perception: Perception) -> int 
             stacklevel=2,
         )
     return min(stop, frames)
-
-
-def write_scores(path: Path, scores: list[dict[str, Any]], *, twin: str, about: Any = None) -> Path:
-    """Write scores of one twin as JSON, under a temporary name and renamed.
-
-    Args:
-        path: the file; its folder is made.
-        scores: of each episode, as `score_prediction` returns them.
-        twin: which twin.
-        about: the twin's provenance, or other JSON values.
-
-    Returns:
-        The path. Keys: ``format``, ``version``, ``twin``, ``about``, ``definitions``,
-        ``phystwin_paper`` and ``episodes``, a list of what `score_prediction` describes.
-
-    Raises:
-        DataError: if the path is a folder.
-    """
-    if path.is_dir():
-        raise DataError("a folder", where=f"--json {path}", expected="the name of a file")
-    body = {
-        "format": FORMAT,
-        "version": FORMAT_VERSION,
-        "twin": twin,
-        "about": about,
-        "definitions": DEFINITIONS,
-        "phystwin_paper": PHYSTWIN_PAPER,
-        "episodes": scores,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(body, indent=1, allow_nan=False).encode())
-    return path
 
 
 @dataclass(frozen=True, eq=False)

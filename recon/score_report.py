@@ -19,7 +19,7 @@ from physgym.report import Figure, Report, Section, Table, Text
 from recon.episode import Episode
 from recon.occluders import frame_numbers
 from recon.perception.result import Perception
-from recon.score_episode import DEFINITIONS, MEASURES, PHYSTWIN_PAPER, ROWS
+from recon.score_episode import DEFINITIONS, MEASURES, PHYSTWIN_PAPER, ROWS, rows_of
 
 __all__ = [
     "COLUMNS",
@@ -45,7 +45,7 @@ COLUMNS: dict[str, str] = {
 PAPER_ROW = "PhysTwin*"
 """What tables call the row of PhysTwin's published figures."""
 
-_COLORS = {"twin": "#2563c9", "frozen": "#8a919c", "rigid": "#d9822b"}
+_COLORS = {"twin": "#2563c9", "frozen": "#8a919c", "rigid": "#d9822b", "falling": "#2f9e6e"}
 _SHOWN = 4
 # A point is not drawn when one in the same square of the image is so much nearer.
 _CELL_PX = 8.0
@@ -173,7 +173,7 @@ def plot_errors(score: Mapping[str, Any]) -> Figure:
         ("iou", "mask IoU [%]", 1e2),
     )
     for ax, (key, title, factor) in zip(plot.subplots(1, 3), panels):
-        for row in reversed(ROWS):
+        for row in reversed(rows_of(score)):
             values = np.array(score["per_frame"][row][key], dtype=float) * factor
             width = 2.2 if row == "twin" else 1.6
             ax.plot(time_s, values, color=_COLORS[row], linewidth=width, label=row)
@@ -213,7 +213,7 @@ def table_rows(score: Mapping[str, Any], columns: Sequence[str]) -> list[list[st
     """
     rows = []
     for part, entry in score["parts"].items():
-        for who in ROWS:
+        for who in rows_of(score):
             figures = [_text(key, entry[who][key]) for key in columns]
             rows.append([part, who, *figures, str(entry["stop"] - entry["start"])])
         paper = [_text(key, PHYSTWIN_PAPER[part].get(key)) for key in columns]
@@ -307,12 +307,12 @@ def write_report(
 
 
 def _verdict(scores: Sequence[Mapping[str, Any]]) -> tuple[str, Any]:
-    """Whether the twin beats both baselines on what it was not fitted on."""
+    """Whether the twin beats every baseline on what it was not fitted on."""
     won, total = 0, 0
     for score in scores:
         for part, entry in score["parts"].items():
             for key in ("chamfer_m", "track_m", "iou"):
-                values = [entry[row][key] for row in ROWS]
+                values = [entry[row][key] for row in rows_of(score)]
                 if part == "train" or any(value is None for value in values):
                     continue
                 sign = -1 if key == "iou" else 1
@@ -320,7 +320,10 @@ def _verdict(scores: Sequence[Mapping[str, Any]]) -> tuple[str, Any]:
                 won += sign * values[0] < min(sign * value for value in values[1:])
     if not total:
         return "Nothing was held out: these figures say how well it fits, not predicts.", "neutral"
-    text = f"Better than a frozen and a rigid object in {won} of {total} held-out measures."
+    rivals = [f"a {row}" for row in ROWS[1:] if any(row in rows_of(score) for score in scores)]
+    some = ", where it flies alone," if len({len(rows_of(one)) for one in scores}) > 1 else ""
+    named = f"{', '.join(rivals[:-1])} and{some} {rivals[-1]} object"
+    text = f"Better than {named} in {won} of {total} held-out measures."
     return text, "good" if won == total else "bad" if 2 * won < total else "neutral"
 
 

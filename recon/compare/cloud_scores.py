@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from scipy.spatial import cKDTree
 
-from recon.baselines_episode import predict_carried, predict_frozen
+from recon.falling import Fall, HullFall
 from recon.metrics import emd
 from recon.perception.result import Perception
-from recon.score_episode import parts_of
+from recon.score_episode import baselines_of, parts_of
 
 __all__ = ["CLOUD_DEFINITIONS", "CLOUD_MEASURES", "baseline_surfaces", "cloud_scores", "squared_cd"]
 
@@ -84,20 +84,21 @@ def squared_cd(observed: np.ndarray, predicted: np.ndarray) -> float:
     return float(np.square(there).mean() + np.square(back).mean())
 
 
-def baseline_surfaces(perception: Perception) -> Mapping[str, np.ndarray]:
-    """The surface as perceived in frame 0, frozen and moved rigidly with what holds it.
+def baseline_surfaces(
+    perception: Perception, fall: Fall | HullFall | None
+) -> Mapping[str, np.ndarray]:
+    """The surface as perceived in frame 0, frozen, moved rigidly with what holds it, and falling.
 
     Args:
         perception: of the episode.
+        fall: of the object, where it flies alone.
 
     Returns:
         By baseline the surface [m], shape (T, M, 3).
     """
     rest: Any = perception.tracks.rest_position  # Perception refuses tracks without it
     shell = np.asarray(rest, np.float32)[perception.surface]
-    frames = perception.tracks.frame_count
-    carried = predict_carried(shell, frames, grippers=perception.grippers, hands=perception.hands)
-    return {"frozen": predict_frozen(shell, frames), "rigid": carried}
+    return baselines_of(shell, perception, fall)
 
 
 def _emd(

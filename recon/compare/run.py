@@ -154,7 +154,7 @@ def compare(
         perception.save(folder / _PERCEPTION)
         rows = _rows(jobs, progress)
         progress.say("score the baselines")
-        baselines = _baselines(rows, source, folder, perception, train_stop, config)
+        baselines = _baselines(rows, source, perception, train_stop, config)
         result = _result(rows, baselines, perception, train_stop, perceive_s)
         result["notes"] = _notes(result, perception, lpips=lpips)
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -277,28 +277,25 @@ def _known(job: WorkerJob) -> dict[str, Any] | None:
 def _baselines(
     rows: list[dict[str, Any]],
     source: Path,
-    folder: Path,
     perception: Perception,
     train_stop: int,
     config: CompareConfig,
 ) -> dict[str, Any]:
     """By row, part and measure; nothing where no contestant was done."""
-    from physgym.twin import Twin
     from recon.compare.cloud_scores import baseline_surfaces, cloud_scores
-    from recon.compare.falling import falling_scores
+    from recon.falling import fall_of
+    from recon.perceive_video import is_video
 
-    done = [row for row in rows if row["status"] == "done"]
-    if not done:
+    if not any(row["status"] == "done" for row in rows):
         return {}
     how: Any = {"train_stop": train_stop, "points": config.emd_points, "seed": config.seed}
+    # Without depth there are no clouds to compare.
+    fall = None if is_video(perception) else fall_of(source, perception, train_stop)
     clouds = {
         name: cloud_scores(perception, surface, **how)
-        for name, surface in baseline_surfaces(perception).items()
+        for name, surface in baseline_surfaces(perception, fall).items()
     }
-    seen = [row["name"] for row in done if row["twin"]["gaussians"]]
-    twin = Twin.load(folder / seen[0] / "twin") if seen else None
-    falling = falling_scores(source, perception, twin, **how)
-    return {**baseline_rows(rows, clouds), **({"falling": falling} if falling else {})}
+    return baseline_rows(rows, clouds)
 
 
 def _masks_sha256(perception: Perception) -> str:
@@ -337,7 +334,6 @@ def _result(
     perceive_s: float,
 ) -> dict[str, Any]:
     from recon.compare.cloud_scores import CLOUD_DEFINITIONS
-    from recon.compare.falling import FALLING_DEFINITION
     from recon.render_episode import IMAGE_DEFINITIONS
     from recon.score_episode import DEFINITIONS
 
@@ -363,9 +359,8 @@ def _result(
             **DEFINITIONS,
             **CLOUD_DEFINITIONS,
             **{f"image_{k}": text for k, text in IMAGE_DEFINITIONS.items()},
-            "falling": FALLING_DEFINITION,
             "image_baselines": "of each measure the best that any contestant's appearance reaches "
-            "when it is frozen, or moved rigidly; falls that of the first contestant",
+            "when it is frozen, moved rigidly, or falls",
             "learn": "wall time of identifying, appearance included; perceiving is done once, "
             "before, and scoring afterwards [s]",
             "peak_memory_mb": "most resident memory of the contestant's own process until its twin "

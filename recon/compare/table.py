@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BASELINES",
-    "CARRIED",
     "MEASURES",
     "Measure",
     "TableRow",
@@ -25,13 +24,10 @@ __all__ = [
     "table_rows",
 ]
 
-CARRIED = ("frozen", "rigid")
-"""Baselines that every contestant is scored beside."""
-
 _WIDE = 120  # characters that all columns need
 
-BASELINES = (*CARRIED, "falling")
-"""All that a method must beat; the last one of what flies alone."""
+BASELINES = ("frozen", "rigid", "falling")
+"""All that a method must beat, and is scored beside; the last one of what flies alone."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +94,7 @@ class TableRow:
 def baseline_rows(
     rows: Sequence[Mapping[str, Any]], clouds: Mapping[str, Mapping[str, Mapping[str, Any]]]
 ) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Frozen and rigid, of what all contestants measured of them.
+    """The baselines, of what all contestants measured of them.
 
     Baselines of points are the same for all; those of images are drawn with the appearance of each
     contestant, and the best counts, measure by measure.
@@ -108,16 +104,20 @@ def baseline_rows(
         clouds: by baseline and part, measures of `recon.compare.cloud_scores`.
 
     Returns:
-        By baseline, part and measure the value; empty where no contestant was done.
+        By baseline, part and measure the value; empty where no contestant was done. What no
+        contestant was scored beside is left out.
     """
     done = [row for row in rows if row["status"] == "done"]
     made: dict[str, dict[str, dict[str, float | None]]] = {}
-    for name in CARRIED if done else ():
+    for name in BASELINES:
+        beside = [row for row in done if all(name in part for part in row["parts"].values())]
+        if not beside:
+            continue
         made[name] = {}
         for part in done[0]["parts"]:
             found: dict[str, float | None] = dict(clouds.get(name, {}).get(part, {}))
             for key, measure in MEASURES.items():
-                values = [row["parts"][part][name].get(key) for row in done]
+                values = [row["parts"][part][name].get(key) for row in beside]
                 known = [value for value in values if value is not None]
                 if known:
                     found[key] = min(known) if measure.sign > 0 else max(known)

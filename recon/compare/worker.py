@@ -107,8 +107,8 @@ def work(job: WorkerJob, progress: Progress) -> dict[str, Any]:
         progress: told about every step.
 
     Returns:
-        JSON values: ``parts`` by part and row (``twin``, ``frozen``, ``rigid``) and measure, null
-        where it was not measured; ``seconds`` and ``resumed``: whether that is of the last start
+        JSON values: ``parts`` by part, row (`recon.score_episode.rows_of`) and measure, null where
+        it was not measured; ``seconds`` and ``resumed``: whether that is of the last start
         alone; ``peak_memory_mb`` until the twin was saved;
         ``twin``: what it is; ``lpips``: whether it was measured, or why not.
 
@@ -206,14 +206,16 @@ def parts_and_rows(
         clouds: of `recon.compare.cloud_scores`, of the twin.
 
     Returns:
-        By part: ``start``, ``stop``, and by row (``twin``, ``frozen``, ``rigid``) the measures;
-        those of images say so in their names.
+        By part: ``start``, ``stop``, and by row (`recon.score_episode.rows_of`) the measures; those
+        of images say so in their names.
     """
+    from recon.score_episode import rows_of
+
     made: dict[str, Any] = {}
     for part, entry in score["parts"].items():
         drawn = score.get("images", {}).get("parts", {}).get(part, {})
         made[part] = {"start": entry["start"], "stop": entry["stop"]}
-        for row in ("twin", "frozen", "rigid"):
+        for row in rows_of(score):
             images = {f"image_{k}": v for k, v in _figures(drawn.get(row, {})).items()}
             made[part][row] = {**_figures(entry[row]), **images}
         made[part]["twin"] |= clouds[part]

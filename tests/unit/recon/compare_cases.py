@@ -69,7 +69,14 @@ PARTS = {
     }
     for part, start, stop in (("train", 1, 14), ("future", 14, 20))
 }
-DONE = (
-    f"done(parts={PARTS!r}, seconds={{'learn': 1.0}}, peak_memory_mb=5.0, resumed=False, "
-    "twin={'gaussians': 0}, lpips='', warnings=[])"
-)
+
+
+def _done(parts: dict) -> str:
+    return (
+        f"done(parts={parts!r}, seconds={{'learn': 1.0}}, peak_memory_mb=5.0, resumed=False, "
+        "twin={'gaussians': 0}, lpips='', warnings=[])"
+    )
+
+
+DONE = _done(PARTS)
+FELL = _done({part: {**rows, "falling": {"track_m": 0.01}} for part, rows in PARTS.items()})

@@ -1,11 +1,11 @@
-"""Who takes part in a comparison, its clouds, the trivial fall, and all together."""
+"""Who takes part in a comparison, its clouds, and all together."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from compare_cases import DONE, DT_S, FRAMES, acts, cube, fallen, perceived
+from compare_cases import DONE, FELL, FRAMES, acts, fallen, perceived
 
 from physgym.errors import DataError
 from recon.compare import METHODS, CompareConfig, Contestant, compare, run
@@ -17,7 +17,7 @@ from recon.compare.contestants import (
     read_settings,
     train_stop_of,
 )
-from recon.compare.falling import Fall
+from recon.falling import fall_of
 from recon.identify.progress import Progress
 
 # -- who takes part ------------------------------------------------------------------------------
@@ -116,31 +116,12 @@ def test_a_shifted_cloud_is_as_far_as_it_was_shifted() -> None:
 
 def test_baselines_of_clouds_stay_where_nothing_carries() -> None:
     seen = perceived()
-    made = baseline_surfaces(seen)
+    made = baseline_surfaces(seen, None)
     np.testing.assert_array_equal(made["frozen"], np.repeat(made["frozen"][:1], FRAMES, axis=0))
     np.testing.assert_allclose(made["rigid"], made["frozen"], atol=1e-6)
-
-
-# -- the fall ------------------------------------------------------------------------------------
-
-
-def test_a_rigid_fall_is_a_parabola_until_it_lands() -> None:
-    fall = Fall.of(perceived(fallen(0.06, speed_m_s=0.3)))
-    assert fall is not None
-    points = np.array([[0.01, 0.02, 0.1], [0.0, 0.0, 0.16]])
-    made = fall.carry(points)
-    time = DT_S * np.arange(FRAMES)
-    drop = np.minimum(0.06, 0.3 * time + 0.5 * 9.81 * time**2)
-    # It stays in the frame in which it would be below the table: exactly on it. The velocity is
-    # fitted to float32 tracks.
-    np.testing.assert_allclose(made, points - drop[:, None, None] * [0, 0, 1], atol=2e-4)
-    assert made.shape == (FRAMES, 2, 3)
-
-
-def test_what_stands_or_is_no_volume_does_not_fall() -> None:
-    still = np.repeat(cube(0.0)[None], FRAMES, axis=0)
-    assert Fall.of(perceived(still)) is None
-    assert Fall.of(perceived(kind="sheet")) is None
+    assert set(made) == {"frozen", "rigid"}
+    falls = baseline_surfaces(seen, fall_of(Path(), seen, 14))["falling"]
+    np.testing.assert_allclose(falls, fallen(), atol=2e-4)  # float32 tracks
 
 
 # -- all together --------------------------------------------------------------------------------
@@ -148,7 +129,7 @@ def test_what_stands_or_is_no_volume_does_not_fall() -> None:
 
 @pytest.fixture
 def episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A recording that was perceived as the falling cube, held so that nothing flies alone."""
+    """A recording that was perceived as a falling sheet: no volume, so that nothing flies alone."""
     bag = tmp_path / "ep"
     bag.mkdir()
     (bag / "metadata.yaml").touch()
@@ -178,6 +159,27 @@ def test_one_that_fails_is_a_row_and_resuming_does_the_rest(
     assert [row["status"] for row in again["contestants"]] == ["done", "done", "done"]
     with pytest.raises(DataError, match="train_stop"):
         compare(episode, three, place, CompareConfig(train="15", report=False, resume=True))
+
+
+def test_the_fall_is_a_row_where_contestants_were_scored_beside_it(
+    tmp_path: Path, episode: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = perceived()
+    monkeypatch.setattr(run, "_perceived", lambda source, config, progress: (seen, 1.5))
+    place, config = tmp_path / "out", CompareConfig(report=False, resume=True)
+    acts(monkeypatch, DONE)  # as an older comparison left it
+    old = compare(episode, [Contestant("a", "mosa")], place, config)
+    assert set(old["baselines"]) == {"frozen", "rigid"}
+    acts(monkeypatch, FELL)
+    both = [Contestant("a", "mosa"), Contestant("b", "mosa")]
+    result = compare(episode, both, place, config)
+    assert list(result["baselines"]) == ["frozen", "rigid", "falling"]
+    for part in ("train", "future"):
+        falling, frozen = (result["baselines"][k][part] for k in ("falling", "frozen"))
+        assert falling["track_m"] == 0.01
+        assert falling["cd2_m2"] < 1e-7 < frozen["cd2_m2"]  # the cube falls so: tracks are float32
+        assert falling["emd_m"] < frozen["emd_m"]
+    assert "| future | falling |" in (place / "compare.md").read_text()
 
 
 def test_other_options_are_another_job(

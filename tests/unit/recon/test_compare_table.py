@@ -104,6 +104,25 @@ def test_baselines_of_images_are_the_best_of_all_appearances(result: dict) -> No
     assert baseline_rows([result["contestants"][2]], {}) == {}
 
 
+def test_the_fall_is_the_best_of_those_who_were_scored_beside_it(result: dict) -> None:
+    """One that was done before there was such a row has a part in the others alone."""
+    falling = {"future": entry(0.011, 21.0), "train": entry(0.007, 24.0)}
+    for part, figures in falling.items():
+        result["contestants"][1]["parts"][part]["falling"] = figures
+    clouds = {"falling": {part: {"emd_m": 0.01} for part in falling}}
+    result["baselines"] = baseline_rows(result["contestants"], clouds)
+    assert list(result["baselines"]) == ["frozen", "rigid", "falling"]
+    expected = {"track_m": 0.011, "image_psnr_db": 21.0, "emd_m": 0.01}
+    assert result["baselines"]["falling"]["future"] == expected
+    assert result["baselines"]["frozen"]["future"]["image_psnr_db"] == 19.0
+    assert [row.who for row in table_rows(result, ["track_m"])][-1] == "falling"
+    assert verdict(result)[0].endswith("the best trivial baseline has 11.0 mm.")
+    result["contestants"][0]["parts"]["future"]["falling"] = entry(0.011, 22.5)
+    result["contestants"][0]["parts"]["train"]["falling"] = entry(0.007)
+    best = baseline_rows(result["contestants"], clouds)["falling"]
+    assert (best["future"]["image_psnr_db"], best["train"]["image_psnr_db"]) == (22.5, 24.0)
+
+
 def test_a_baseline_can_be_the_best(result: dict) -> None:
     result["baselines"]["rigid"]["future"]["track_m"] = 0.001
     rows = {(r.part, r.who): r for r in table_rows(result, ["track_m"])}

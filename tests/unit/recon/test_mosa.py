@@ -254,7 +254,7 @@ def test_an_episode_becomes_a_twin(short: None) -> None:
     # Points stand for a body that is half a spacing larger, so no more than the right size of E.
     assert 2.5e4 < float(twin.parameters["young_pa"]) < 1e5
     assert len(twin.parameters["surface_position_m"]) == perception.surface_count
-    parts = score_twin(twin, perception)["parts"]
+    parts = score_twin(twin, Path("cell"), perception)["parts"]
     assert parts["future"]["twin"]["track_m"] < parts["future"]["frozen"]["track_m"]
 
 

@@ -6,15 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from filmed_block import CAMERAS, FRAMES, TRAIN, H, W, filmed, recorded
+from scipy.spatial.transform import Rotation
 
 from physgym.errors import DataError, TwinError
+from recon.falling import HullFall
 from recon.image_metrics import psnr
 from recon.image_report import image_columns, image_rows, image_section
 from recon.predict_episode import predict_episode
 from recon.render_episode import draw_window, render_episode
 from recon.render_pictures import Beside, beside_strip, beside_video
 from recon.score_commands import Score, score_recording
+from recon.score_episode import rows_of
 from recon.splats.perceptual import LPIPS_VARIABLE
 from recon.tracks import PhysGymWarning
 
@@ -77,6 +81,31 @@ def test_a_wrong_prediction_scores_as_its_images(scene) -> None:
     # of the window alone, beyond which alpha is below 1 / 255
     assert score["per_frame"]["twin"]["psnr_db"][t] == pytest.approx(np.mean(plain), abs=0.01)
     assert score["per_frame"]["twin"]["iou"][t] < 1.0
+
+
+def test_what_falls_is_drawn_where_its_points_are(scene) -> None:
+    """Shifted and turned as a whole, as springs would carry flat Gaussians."""
+    twin, seen, images, moved = scene
+    flat = twin.splats.log_scale.expand(-1, 3) - torch.tensor([1.2, 0.0, 0.0])
+    twin = twin.replace(splats=twin.splats.replace(log_scale=flat.contiguous()))
+
+    class Turning(HullFall):
+        def carry(self, points: np.ndarray) -> np.ndarray:
+            turns = Rotation.from_rotvec(np.outer(np.linspace(0, 0.6, FRAMES), [0, 0.3, 1]))
+            fallen = np.stack([turn.apply(points - moved[0, 0]) for turn in turns]) + moved[0, 0]
+            return (super().carry(points) - points + fallen).astype(np.float32)
+
+    fall = Turning(np.outer(np.linspace(0, 0.04, FRAMES), [0.5, 0.0, 1.0]))
+    nodes = fall.carry(moved[0])
+    score = render_episode(twin, seen, nodes, images, train_stop=None, fall=fall)
+    assert rows_of(score) == ["twin", "frozen", "rigid", "falling"]
+    part = score["parts"]["unseen"]
+    for key in ("psnr_db", "ssim", "iou"):
+        # float32; Gaussians that only move would be 4e-3 off
+        assert part["falling"][key] == pytest.approx(part["twin"][key], rel=1e-4)
+        assert part["falling"][key] > part["frozen"][key]
+    rows = image_rows(score, ["psnr_db"])
+    assert [row[1] for row in rows] == ["twin", "frozen", "rigid", "falling", "PhysTwin*"]
 
 
 def test_hidden_pixels_and_empty_masks_do_not_count(scene) -> None:

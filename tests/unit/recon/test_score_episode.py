@@ -12,7 +12,8 @@ from physgym.frames import T_from_parts
 from recon import score_episode
 from recon.perception.driven import GripperTrack
 from recon.perception.result import Perception
-from recon.score_episode import score_prediction, train_stop_of, write_scores
+from recon.score_episode import score_prediction, train_stop_of
+from recon.score_file import write_scores
 from recon.silhouettes import (
     Drawing,
     fitted_drawing,

@@ -4,6 +4,7 @@ import dataclasses
 import re
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -12,6 +13,7 @@ from physgym.errors import DataError
 from physgym.frames import T_from_parts
 from recon.benchmark_interactions import CASES, BenchmarkRun, markdown, run_interactions
 from recon.episode import Episode, EpisodeWriter
+from recon.falling import HullFall
 from recon.identify.progress import Progress
 from recon.occluders import frame_numbers, occluders
 from recon.perception.perceive_episode import cache_path, episode_fingerprint
@@ -72,11 +74,16 @@ def perceived(*names: str) -> Perception:
     )
 
 
-def scored(train_stop: int | None = 4) -> dict:
+def drifting(mm_per_frame: float) -> np.ndarray:
+    """Shifts along x [m], (T, 3)."""
+    return np.outer(1e-3 * mm_per_frame * np.arange(FRAMES), [1.0, 0.0, 0.0])
+
+
+def scored(train_stop: int | None = 4, fall: HullFall | None = None) -> dict:
+    """The plate stands still, and the twin drifts by 2 mm a frame."""
     seen = perceived("cam0")
-    guess = np.repeat(plate()[None], FRAMES, axis=0)
-    guess += 0.002 * np.arange(FRAMES)[:, None, None] * [1.0, 0.0, 0.0]
-    return score_prediction(seen, guess, seen.surface, train_stop=train_stop)
+    guess = plate()[None] + drifting(2.0)[:, None]
+    return score_prediction(seen, guess, seen.surface, train_stop=train_stop, fall=fall)
 
 
 def recorded(path: Path, names: tuple[str, ...], *, masks_of: str = "") -> Path:
@@ -145,8 +152,54 @@ def test_the_report_holds_verdict_pictures_and_every_figure(tmp_path: Path) -> N
         assert all(f"<td>{cell}</td>" in page for cell in row)
     # The plate stands still: a twin that drifts is beaten by what does not move.
     assert 'class="verdict bad"' in page
-    assert re.search(r"in 0 of 3 held-out measures", page)
+    assert "Better than a frozen and a rigid object in 0 of 3 held-out measures." in page
     assert start_text(score) in page
+
+
+def verdict_on(folder: Path, *scores: dict) -> str:
+    """What the page says first."""
+    strips = [None] * len(scores)
+    page = write_report(folder / "r.html", twin="t", scores=scores, strips=strips).read_text()
+    found = re.search(r'class="verdict (\w+)">([^<]+)<', page)
+    assert found is not None
+    return f"{found[1]}: {found[2]}"
+
+
+def test_the_verdict_counts_and_names_the_fall_where_there_is_one(tmp_path: Path) -> None:
+    """A body that drifts by 1.2 mm a frame: a twin that drifts by 0.6 beats what stays."""
+    seen = perceived("cam0")
+    way = plate()[None] + drifting(1.2)[:, None]  # less than half of the grid's 15 mm
+    tracks = dataclasses.replace(seen.tracks, position=way.astype(np.float32))
+    gone = dataclasses.replace(seen, tracks=tracks, clouds=tuple(way.astype(np.float32)))
+    guess, plain = plate()[None] + drifting(0.6)[:, None], {"train_stop": 4}
+    masked = dataclasses.replace(gone, masks=None)
+    alone = score_prediction(masked, guess, seen.surface, **plain)
+    worse, better = (
+        score_prediction(masked, guess, seen.surface, fall=HullFall(drifting(mm)), **plain)
+        for mm in (1.4, 0.3)
+    )
+    three = "Better than a frozen, a rigid and a falling object in {} of 2 held-out measures."
+    some = "Better than a frozen, a rigid and, where it flies alone, a falling object in 2 of 4 "
+    assert verdict_on(tmp_path, worse) == f"bad: {three.format(0)}"
+    assert verdict_on(tmp_path, better) == f"good: {three.format(2)}"
+    assert verdict_on(tmp_path, alone, worse) == f"neutral: {some}held-out measures."
+
+
+def test_the_fall_has_a_row_and_a_curve_of_its_own_colour() -> None:
+    with_fall, without = scored(fall=HullFall(drifting(1.0))), scored()
+    rows = table_rows(with_fall, ["track_m"])
+    assert [row[1] for row in rows[:5]] == ["twin", "frozen", "rigid", "falling", "PhysTwin*"]
+    assert rows[3][2] == "2.0"  # 1, 2 and 3 mm in the train part
+    assert len(table_rows(without, ["track_m"])) == len(rows) - 2
+
+    def green(score: dict) -> int:
+        """Pixels of the picture that are clearly green."""
+        picture = cv2.imdecode(np.frombuffer(plot_errors(score).png, np.uint8), cv2.IMREAD_COLOR)
+        blue, g, red = (picture[..., k].astype(int) for k in range(3))
+        return int(((g > red + 60) & (g > blue + 30)).sum())
+
+    assert green(without) == 0
+    assert green(with_fall) > 500  # three curves of some hundred pixels each
 
 
 def test_rows_say_millimetres_and_percent_beside_the_paper() -> None:
@@ -175,6 +228,23 @@ def test_the_table_names_units_and_says_what_the_paper_row_is(capsys) -> None:
     assert shown["future", "twin"][5] == "9.0"
 
 
+def test_what_is_said_below_the_table_is_whole_in_a_narrow_terminal(
+    capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    score = scored(fall=HullFall(drifting(1.0)))
+    for entry in score["parts"].values():  # as many columns as there can be
+        for row in ("twin", "frozen", "rigid", "falling"):
+            entry[row] |= {"true_chamfer_m": 0.0123, "true_track_m": 0.0123}
+    print_scores([score])
+    said = capsys.readouterr().out
+    assert start_text(score) in " ".join(said.split())
+    assert max(len(line) for line in said.splitlines()) <= 80
+    lines = [line.rstrip() for line in said.splitlines()]
+    assert sum(line.endswith("│") for line in lines) == 10  # no line of the table is cut
+    assert "…" not in said
+
+
 def test_curves_are_drawn_where_measures_are_missing() -> None:
     score = scored()
     for table in score["per_frame"].values():
@@ -186,13 +256,15 @@ def test_curves_are_drawn_where_measures_are_missing() -> None:
 
 
 def test_the_benchmark_prints_every_case_also_failed_ones() -> None:
-    run = {"scores": {"own": scored(), "unseen": scored(None)}, "seconds": {"record": 1.26}}
+    fell = scored(None, HullFall(drifting(1.0)))
+    run = {"scores": {"own": scored(), "unseen": fell}, "seconds": {"record": 1.26}}
     failed = {"scores": {}, "seconds": {}, "error": {"what": "7 points were tracked", "where": ""}}
     text = markdown({"cases": {"lift_toy": {"3": run, "1": failed}}})
     own = run["scores"]["own"]["parts"]["future"]
     cell = " / ".join(f"{1e3 * own[row]['track_m']:.1f}" for row in ("twin", "frozen", "rigid"))
     lines = text.splitlines()
     assert any(line.startswith("| lift_toy | 3 |") and cell in line for line in lines)
+    assert any("| 6.0 / 0.0 / 0.0 / 3.0 |" in line for line in lines)  # of the fall, too
     assert sum("7 points were tracked" in line for line in lines) == 3
     assert "| lift_toy | 3 | 1.3 | - | - | - | - | - |" in lines
     tables = [line for line in lines if line.startswith("|")]
