@@ -30,6 +30,7 @@ _SPIKE_OTHERS = 5.0  # and this many times what the other points do in that fram
 _SPIKE_FRAMES = 3
 _BREAK_SPACING = 0.1
 _BREAK_RATIO = 1.7  # one lost frame doubles a step; 1.7 leaves room for acceleration
+_SIDE_RATIO = 1.3  # than the step before and the one after; what falls goes faster after it
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,7 +209,12 @@ def find_breaks(position: np.ndarray, spacing_m: float) -> list[tuple[int, float
     ratio = along / np.maximum((usual**2).sum((1, 2)), 1e-12)
     rest = ((middle - ratio[:, None, None] * usual) ** 2).sum((1, 2))
     same_way = rest < 0.5 * (middle**2).sum((1, 2))
-    hits = np.flatnonzero(many & same_way & (ratio > _BREAK_RATIO))
+    # Before and after a lost frame the object moves alike. Where it bounces or turns round it does
+    # not, and their mean is next to nothing.
+    sides = [np.where(both[..., None], side, 0.0) for side in (step[:-2], step[2:])]
+    least = [(s * middle).sum((1, 2)) / np.maximum((s**2).sum((1, 2)), 1e-12) for s in sides]
+    longer = np.minimum(*least) > _SIDE_RATIO
+    hits = np.flatnonzero(many & same_way & longer & (ratio > _BREAK_RATIO))
     return [(int(hit) + 2, float(ratio[hit] - 1.0)) for hit in hits]
 
 

@@ -26,6 +26,7 @@ from recon.identify.episode_descent import descend_episode
 from recon.identify.episode_problem import EpisodeProblem
 from recon.identify.first_motion import find_first_motion, moving_clip
 from recon.identify.least_squares import Fit, refine
+from recon.identify.network_coordinates import MOST_DRAG_PER_S
 from recon.identify.network_topology import Topology
 from recon.identify.problem import cost, warn_unusual
 from recon.identify.progress import Progress
@@ -131,7 +132,8 @@ def identify_episode(
     job = _Job(problem, config, progress, run)
     job.go()
     found = job.theta if job.dense is None else job.dense.theta
-    warn_unusual(problem.prior, found[: problem.global_count], perception.name)
+    most = {"log_drag": float(np.log(0.95 * MOST_DRAG_PER_S))}
+    warn_unusual(problem.prior, found[: problem.global_count], perception.name, most)
     return _make_twin(job, perception, stop, name or perception.name)
 
 

@@ -6,7 +6,7 @@ Shapes: Q candidates, P parameters, R recordings, F residuals of one recording.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -126,21 +126,30 @@ def cost(problem: Problem, theta: np.ndarray, recordings: list[int]) -> np.ndarr
     return problem.weights(recordings) * total / max(count, 1) + problem.prior.penalty(theta)
 
 
-def warn_unusual(prior: Prior, theta: np.ndarray, name: str) -> None:
+def warn_unusual(
+    prior: Prior, theta: np.ndarray, name: str, most: Mapping[str, float] | None = None
+) -> None:
     """Say so when a motion is explained by what no object has: something else is wrong.
 
     Args:
         prior: of the coordinates.
         theta: found, the first of them or all, shape (P,).
         name: of the recording.
+        most: bounds by name, beyond which a coordinate does nothing more.
     """
     away = (theta - prior.mean[: len(theta)]) / prior.sigma[: len(theta)]
-    odd = [f"{what} by {far:+.0f}" for what, far in zip(prior.names, away) if abs(far) > _UNUSUAL]
+    odd = [
+        f"{what} by {far:+.0f} standard deviations"
+        for what, far in zip(prior.names, away)
+        if abs(far) > _UNUSUAL
+    ]
+    found = dict(zip(prior.names, theta))
+    odd += [f"{what} at its bound" for what, top in (most or {}).items() if found[what] >= top]
     if odd:
         warnings.warn(
-            f"{name}: far from what is usual, in standard deviations: {', '.join(odd)}. The twin "
-            "fits what it was shown and may go wrong in other motions: look at it at rest and "
-            "falling (physgym play), check the masks, give more --nodes",
+            f"{name}: far from what is usual: {', '.join(odd)}. The twin fits what it was shown "
+            "and may go wrong in other motions: look at it at rest and falling (physgym play), "
+            "check the masks, give more --nodes",
             PhysGymWarning,
             stacklevel=3,
         )

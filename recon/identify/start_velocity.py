@@ -23,7 +23,7 @@ FEWEST_FREE_FRAMES = 3
 """Two tell a velocity, the third whether the body is in free flight at all."""
 
 _FAR_SIGMA = 6.0  # of the noise of a centre of many points: no free flight strays that far
-_FAR_SIZE = 0.004  # of the body's size: what calibration and rounding may do to a parabola
+_FAR_SIZE = 0.01  # of the body's size: what calibration and drifting tracks do to a parabola
 # Of the body's size: tracked points may be so far above its underside, which no camera sees.
 _NEAR_SIZE = 0.25
 

@@ -100,3 +100,23 @@ def test_a_noisy_sheet_with_many_holes_is_left_alone() -> None:
     assert not defects.find_spikes(sheet, links.spacing_m).any()
     assert defects.find_breaks(sheet, links.spacing_m) == []
     assert defects.find_swaps(sheet, links) == []
+
+
+@pytest.mark.parametrize("phase_s", [0.0, 0.003, 0.006, 0.009, 0.012, 0.015])
+def test_bounces_are_no_lost_frames(phase_s: float) -> None:
+    """The mean of the steps before and after a turn is next to nothing."""
+    time_s = phase_s + np.arange(90) / 60.0
+    height, speed, began = np.zeros(90), 0.0, 0.0
+    top = 0.25
+    while began < time_s[-1] and top > 1e-4:
+        down = (speed + np.sqrt(speed**2 + 2 * 9.81 * (top if speed == 0.0 else 0.0))) / 9.81
+        now = (time_s >= began) & (time_s < began + down)
+        since = time_s[now] - began
+        height[now] = (top if speed == 0.0 else 0.0) + speed * since - 0.5 * 9.81 * since**2
+        landing = 9.81 * down - speed
+        began, speed, top = began + down, 0.6 * landing, (0.6 * landing) ** 2 / (2 * 9.81)
+    body = np.random.default_rng(3).uniform(-0.05, 0.05, (60, 3))
+    points = body + height[:, None, None] * [0, 0, 1] + 0.2 * time_s[:, None, None] * [1, 0, 0]
+    assert defects.find_breaks(points, 0.02) == []
+    lost = np.delete(points, [8, 9], axis=0)  # in free fall
+    assert [frame for frame, _ in defects.find_breaks(lost, 0.02)] == [8]

@@ -306,5 +306,7 @@ def test_what_no_object_has_is_warned_of(problem):
         warn_unusual(problem.prior, usual[:4], "toy")
     odd = usual.copy()
     odd[2] = problem.prior.mean[2] - 5.0 * problem.prior.sigma[2]
-    with pytest.warns(PhysGymWarning, match=rf"toy: .*{problem.prior.names[2]} by -5\."):
+    with pytest.warns(PhysGymWarning, match=rf"toy: .*{problem.prior.names[2]} by -5 "):
         warn_unusual(problem.prior, odd, "toy")
+    with pytest.warns(PhysGymWarning, match="log_drag at its bound"):
+        warn_unusual(problem.prior, theta_of(problem, log_drag=3.0), "toy", {"log_drag": 2.9})
