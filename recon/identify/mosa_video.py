@@ -2,7 +2,8 @@
 
 Stages: static Gaussians of the first frame; start velocity from masks and images before contact;
 dynamic Gaussians, whose motion takes the place of tracks (MoSA, section 3.2); particles in what the
-Gaussians fill; then the stages of `recon.identify.mosa`, the last one with the images themselves.
+Gaussians fill, its underside moved to where it lands as seen; then the stages of
+`recon.identify.mosa`, the last one with the images themselves.
 Shapes: T frames, G Gaussians.
 """
 
@@ -24,10 +25,12 @@ from recon.identify.mosa import identify_motion
 from recon.identify.mosa_config import MosaConfig
 from recon.identify.mosa_images import IMAGE_TERMS, Film
 from recon.identify.mosa_start import film_start
+from recon.identify.mosa_underside import Underside, find_underside, with_underside
 from recon.identify.motion import Motion
 from recon.identify.progress import Progress
 from recon.identify.spring_gaus_config import SpringGausConfig
 from recon.identify.spring_gaus_static import static_cloud
+from recon.identify.start_velocity import StartVelocity
 from recon.identify.torch_threads import one_torch_thread
 from recon.identify.video_scene import VideoScene, hull_of
 from recon.perception.result import Perception
@@ -44,6 +47,7 @@ _DYNAMIC_STEPS = {"quick": 800, "full": 3000}
 _FEWEST_CAMERAS = 2
 _SURROUNDED = 7  # a point of a lattice and its neighbours, where all are there
 _SEEN_FILE = "dynamic.npz"  # in the run folder: the stages before the particles
+_RISE_FILE = "underside.npz"
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,8 @@ def identify_film(
         moving = _moving(video, small, scene, seeing, progress, run)
         motion = motion_from_splats(moving, video.smaller(seeing.image_pixels), scene)
         start = film_start(small, scene, moving, motion, progress)
+        if "prior" in config.stages:
+            motion, start = _landing(motion, start, video.frames[0], config, progress, run)
         looks = Film(
             small,
             scene.tick,
@@ -265,6 +271,26 @@ def _skin(views: PosedImages, most: int, scene: VideoScene) -> np.ndarray:
     rng = np.random.default_rng(0)
     shell = shell[np.sort(rng.permutation(len(shell))[:most])]
     return above_ground(shell + rng.uniform(-0.25, 0.25, shell.shape) * spacing_m, scene.ground)
+
+
+def _landing(
+    motion: Motion,
+    start: StartVelocity,
+    views: PosedImages,
+    config: MosaConfig,
+    progress: Progress,
+    run: RunFolder | None,
+) -> tuple[Motion, StartVelocity]:
+    """The body with the underside on which it lands; that of a run that is gone on with is read."""
+    kept = None if run is None else run.path / _RISE_FILE
+    if kept is not None and kept.is_file():
+        return with_underside(motion, start, Underside.load(kept))
+    found = find_underside(motion, start, views.cameras, config, progress)
+    if found is None:
+        return motion, start
+    if kept is not None:
+        found.save(kept)
+    return with_underside(motion, start, found)
 
 
 def _moving(

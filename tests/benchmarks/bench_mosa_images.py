@@ -1,11 +1,12 @@
 """MoSA from images alone: what is found, what it predicts, and what each loss is worth.
 
-    python -m tests.benchmarks.bench_mosa_images --json OUT [--quick] [--variant clean noise tumble]
+    python -m tests.benchmarks.bench_mosa_images --json OUT [--quick] [--variant NAME ...]
 
 A textured box of known material is dropped by finite elements and drawn into four RGB cameras by a
 z-buffer of its triangles: neither motion nor pictures come from the twin's code. A fit sees the
 first frames, images and masks alone. Variants: ``clean``; ``noise``: normal noise of 5 of 255 on
-every pixel, one camera a tenth too bright and one a tenth too dark; ``tumble``: it spins at first.
+every pixel, one camera a tenth too bright and one a tenth too dark; ``tumble``: it spins at first;
+``roll``: a longer box spins around another axis.
 Every loss of the last stage is left out once (``clean``); all rows of a variant share the stages
 before. ``exact tracks`` is the prior fitted to the true motion of every node, with the true shape:
 what the images cost. Scores are against the truth without noise.
@@ -55,10 +56,13 @@ from recon.splats.video import PosedVideo, make_video
 from recon.start import Start
 
 FPS, FRAMES, LEARNED = 60.0, 26, 17
-SIZE_M, HEIGHT_M, VELOCITY, FRICTION = (0.10, 0.08, 0.06), 0.06, (0.15, 0.0, -0.8), 0.3
+HEIGHT_M, VELOCITY, FRICTION = 0.06, (0.15, 0.0, -0.8), 0.3
 YOUNG_PA, POISSON, DENSITY = 2e4, 0.3, 500.0
-SPIN = (3.0, 4.0, 0.0)  # rad/s
+SIZE_M = {"clean": (0.10, 0.08, 0.06), "roll": (0.12, 0.06, 0.08)}  # "clean": of all others
+SPIN = {"tumble": (3.0, 4.0, 0.0), "roll": (-3.0, 1.0, 2.0)}  # rad/s; none of all others
+STILL = (0.0, 0.0, 0.0)
 NOISE_LEVELS, GAINS = 5.0, (0.9, 1.1, 1.0, 1.0)
+VARIANTS = ("clean", "noise", "tumble", "roll")
 LOSSES = ("tracks", "velocity", "chamfer", "scale", "rotation", "image", "mask", "flow")
 LIGHT = np.array([0.3, 0.2, 0.93])
 
@@ -180,8 +184,8 @@ def picture(
 
 def filmed(variant: str, size: Size) -> Filmed:
     """A variant of the drop, and its video."""
-    body = box(SIZE_M, 0.02)
-    made = thrown(body, SPIN if variant == "tumble" else (0.0, 0.0, 0.0))
+    body = box(SIZE_M.get(variant, SIZE_M["clean"]), 0.02)
+    made = thrown(body, SPIN.get(variant, STILL))
     rig, corner = cameras(size.width), made.rest[made.faces]
     shots = [[picture(c, p[made.faces], corner) for p in made.points] for c in rig]
     clean = [[image for image, _ in one] for one in shots]
@@ -223,7 +227,8 @@ class Fits:
             before = self.folder / "start"
             if path != before:
                 shutil.copytree(before / "checkpoints", path / "checkpoints", dirs_exist_ok=True)
-                shutil.copy(before / "dynamic.npz", path)
+                for kept in before.glob("*.npz"):
+                    shutil.copy(kept, path)
             video = self.film.given.first(LEARNED)
             return identify_film(
                 video, self.scene, config, self.size.seeing, name=name, progress=Talk(), run=run
@@ -236,7 +241,7 @@ def from_exact_tracks(film: Filmed, config: MosaConfig, looks: Twin) -> Twin:
     motion = dataclasses.replace(motion, recorded_frames=FRAMES)
     middle = np.average(motion.rest, axis=0, weights=film.recording.node_volume_m3)
     known = StartVelocity(
-        np.array(VELOCITY), np.array(SPIN if film.given.name == "tumble" else (0.0, 0.0, 0.0)),
+        np.array(VELOCITY), np.array(SPIN.get(film.given.name, STILL)),
         motion.start_pose().apply(middle),
         fit_start_velocity(motion).contact_frame,
     )  # fmt: skip
@@ -307,7 +312,7 @@ def scores(
 def row_of(name: str, twin: Twin, film: Filmed, seconds: float) -> dict[str, Any]:
     """What was found, and how it predicts."""
     velocity, spin = Start().or_as_recorded(twin)
-    wanted = np.array(SPIN if film.given.name == "tumble" else (0.0, 0.0, 0.0))
+    wanted = np.array(SPIN.get(film.given.name, STILL))
     return {
         "row": name,
         "young_ratio": float(twin.parameters["young_pa"]) / YOUNG_PA,
@@ -373,11 +378,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--quick", action="store_true", help="one small variant, few rows")
-    parser.add_argument("--variant", nargs="+", choices=("clean", "noise", "tumble"))
+    parser.add_argument("--variant", nargs="+", choices=VARIANTS)
     words = parser.parse_args()
     torch.set_num_threads(1)
     size = QUICK if words.quick else FULL
-    variants = words.variant or (["clean"] if words.quick else ["clean", "noise", "tumble"])
+    variants = words.variant or (["clean"] if words.quick else [*VARIANTS])
     started, rows = time.process_time(), []
     with tempfile.TemporaryDirectory() as folder:
         for variant in variants:

@@ -22,7 +22,7 @@ from physgym.twin import Twin
 from recon import reconstruct_video
 from recon.commands import Reconstruct
 from recon.episode import EpisodeWriter
-from recon.identify import mosa_config, mosa_video, spring_gaus_config
+from recon.identify import mosa_config, mosa_underside, mosa_video, spring_gaus_config
 from recon.identify.mosa_config import MosaConfig
 from recon.identify.mosa_video import VideoConfig, identify_film, identify_perceived
 from recon.identify.motion_losses import MotionWeights
@@ -57,6 +57,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """All stages end soon."""
     monkeypatch.setattr(mosa_config, "_GENERATIONS", {"quick": 3, "full": 3})
     monkeypatch.setattr(mosa_config, "_PARTICLES", {"quick": 500, "full": 500})
+    monkeypatch.setattr(mosa_underside, "_GENERATIONS", 2)
     monkeypatch.setattr(mosa_video, "_DYNAMIC_STEPS", {"quick": 120, "full": 120})
     monkeypatch.setattr(mosa_video, "_GAUSSIANS", {"quick": 600, "full": 600})
     monkeypatch.setitem(spring_gaus_config._STEPS["quick"], "static", 60)
