@@ -121,9 +121,10 @@ def make_clip(
     clock = even_clock(tracks.time_s)
     rest = np.asarray(tracks.rest_position, np.float64)
     ground = ground_of(perception)
-    keep, spacing_m = thinned_nodes(rest, 1e-4, most_nodes)
     if perception.kind == "volume" and ground is not None:
-        keep = with_footprint(rest, keep, spacing_m, ground)
+        keep = _standing(rest, most_nodes, ground)
+    else:
+        keep, _ = thinned_nodes(rest, 1e-4, most_nodes)
     rope = _rope_of(perception, most_nodes) if perception.kind == "rope" else None
     if rope is None:
         nodes, surface = above_ground(rest[keep], ground), perception.surface[keep]
@@ -182,6 +183,17 @@ def _rope_of(perception: Perception, most_nodes: int) -> RopeNodes | None:
     cloud = [np.asarray(c, np.float64) for c in perception.clouds[:1]]
     points = np.concatenate([rest, *cloud])
     return rope_nodes(points, table=perception.table, most_nodes=most_nodes)
+
+
+def _standing(points: np.ndarray, most: int, ground: GroundPlane) -> np.ndarray:
+    """At most so many nodes, with the corners of the footprint among them."""
+    room = most
+    while True:
+        keep, spacing_m = thinned_nodes(points, 1e-4, room)
+        found = with_footprint(points, keep, spacing_m, ground)
+        if len(found) <= most or room <= most // 2:
+            return found if len(found) <= most else keep
+        room -= len(found) - most
 
 
 def with_footprint(

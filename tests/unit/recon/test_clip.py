@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial import ConvexHull
 
 from physgym.sim.contact import GroundPlane
-from recon.identify.clip import thinned_nodes, with_footprint
+from recon.identify.clip import _standing, thinned_nodes, with_footprint
 
 
 def margin_m(nodes: np.ndarray, middle: np.ndarray, layer_m: float) -> float:
@@ -36,6 +36,9 @@ def test_thinned_nodes_keep_the_corners_of_what_it_stands_on(most: int) -> None:
     assert len(standing) <= len(keep) + 12
     assert len(np.unique(standing)) == len(standing)
     assert (np.diff(standing) > 0).all()  # tracked points come first, and stay first
+    few = _standing(points, most, ground)
+    assert 0.8 * len(keep) < len(few) <= most
+    assert margin_m(points[few], points[few].mean(axis=0), 0.25 * spacing_m) > 0.7 * whole
 
 
 def test_what_stands_on_a_point_or_was_not_thinned_stays_as_it_is() -> None:
