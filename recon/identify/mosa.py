@@ -45,6 +45,7 @@ _LEAST_COARSE = 300
 _POPULATION = 12
 _SPREAD = 0.4  # of the prior's width: the scan has been to the valley before
 _SCAN = 9
+_DAMPED_SCAN = 0.2  # damping ratio of the scan's second half: the first hardly sees what rebounds
 _REFINE_STEPS = 8
 _DENSITY = 1000.0  # kg/m^3, as PAC-NeRF and all after it assume
 _FEWEST_TOUCHED = 3  # frames after the first contact that a fit must see
@@ -135,6 +136,8 @@ class _Job:
         checkpoint = run.latest_checkpoint() if run is not None else None
         if checkpoint is not None:
             self.found = Found.of(checkpoint)
+            if len(self.found.theta) == len(self.coordinates.entries) - 1:
+                self.coordinates = self.coordinates.undamped()  # begun before there was damping
             self.learned = self._backbone()
         progress.say(
             f"{len(self.scenes[0].rest)} particles {500 * self.scenes[0].spacing_m:.1f} mm apart, "
@@ -231,12 +234,13 @@ class _Job:
         count = max(_LEAST_COARSE, round(_COARSE_SHARE * self.config.particle_count))
         problem = self._problem(self._scenes(count))
         prior, young = problem.prior, self.coordinates.entries[0]
-        start = prior.mean
+        scan = prior.mean[None].copy()
         if self.config.young_pa is None:
             scan = np.tile(prior.mean, (_SCAN, 1))
             share = (np.arange(_SCAN) + 0.5) / _SCAN
             scan[:, 0] = [young.inverse(v) for v in young.low + share * (young.high - young.low)]
-            start = scan[int(np.argmin(cost(problem, scan, self._all)))]
+        scan = np.concatenate([scan, self.coordinates.with_damping(scan, _DAMPED_SCAN)])
+        start = scan[int(np.argmin(cost(problem, scan, self._all)))]
 
         def keep(candidate: Candidate) -> None:
             self.found.theta, self.found.cost = candidate.theta.copy(), candidate.cost

@@ -33,6 +33,7 @@ class MosaConfig:
         adapter_maps: which of its linear maps it has; fewer are for ablations.
         heterogeneity: learn factors of its stiffness over the body.
         return_map: what the material bears before it yields; ``"none"`` is elastic.
+        damping: search the viscosity of an elastic body (Kelvin-Voigt); False holds it at 0.
         stages: which are run, in this order: start velocity, global parameters of the prior,
             constant anisotropy and a slope of the stiffness, networks. A stage that is left out
             takes its result from the start values.
@@ -60,6 +61,7 @@ class MosaConfig:
     adapter_maps: tuple[AdapterMap, ...] = ("pre", "redistribution", "post")
     heterogeneity: bool = True
     return_map: PlasticMap = "none"
+    damping: bool = True
     stages: tuple[Stage, ...] = STAGES
     budget: Literal["quick", "full"] = "quick"
     particles: int | None = None

@@ -8,7 +8,7 @@ Shapes: Q candidates, D coordinates.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,11 +19,13 @@ from physgym.sim.mpm.model import MpmParameters
 from recon.identify.mosa_config import MosaConfig
 from recon.identify.problem import Prior
 
-__all__ = ["Coordinate", "Coordinates", "most_young_pa"]
+__all__ = ["Coordinate", "Coordinates", "Damping", "most_young_pa"]
 
 # Wave speed squared over E / rho at nu = 0.45, the stiffest that is searched.
 _STIFFEST = (1.0 - 0.45) / ((1.0 + 0.45) * (1.0 - 0.9))
 _SAFETY = 0.4  # of the solver
+_DAMPING = "log10_damping_ratio"
+_DAMPED_SUBSTEPS = 2.0  # more than an elastic candidate may need: at the softest a damped one does
 
 
 class Coordinate(NamedTuple):
@@ -54,6 +56,49 @@ def most_young_pa(spacing_m: float, density: float, substeps_per_s: float) -> fl
     return density * wave**2 / _STIFFEST
 
 
+class Damping(NamedTuple):
+    """What turns a damping ratio into a viscosity.
+
+    Attributes:
+        density_kg_per_m3: of the body.
+        size_m: longest side of the body [m].
+        spacing_m: of the grid [m].
+        substeps_per_s: most that a damped candidate may need.
+    """
+
+    density_kg_per_m3: float
+    size_m: float
+    spacing_m: float
+    substeps_per_s: float
+
+    def viscosity_pa_s(
+        self, ratio: torch.Tensor, young_pa: torch.Tensor, poisson_ratio: torch.Tensor
+    ) -> torch.Tensor:
+        """``mu tau`` of the relaxation time ``tau = 2 ratio / omega``.
+
+        omega is that of the slowest stretching of a bar as long as the body, ``pi sqrt(E / rho) /
+        size``; so a ratio of 1 stops it without swinging, whatever its stiffness. Viscosities that
+        would need too many substeps are bent below the most that can be followed.
+
+        Args:
+            ratio: of damping, shape (Q,).
+            young_pa: shape (Q,).
+            poisson_ratio: shape (Q,).
+
+        Returns:
+            Shape (Q,); differentiable.
+        """
+        shear = 0.5 * young_pa / (1.0 + poisson_ratio)
+        omega = math.pi * (young_pa / self.density_kg_per_m3).sqrt() / self.size_m
+        wanted = 2.0 * shear * ratio / omega
+        wave = 2.0 * shear * (1.0 - poisson_ratio) / (1.0 - 2.0 * poisson_ratio)
+        step = 1.0 / (_SAFETY * self.substeps_per_s)
+        # See `MpmStepLimit`: what the waves leave of the step.
+        left = 1.0 - (step / self.spacing_m) ** 2 * wave / self.density_kg_per_m3
+        most = self.density_kg_per_m3 * self.spacing_m**2 * left.clamp(min=0.05) / (3.0 * step)
+        return wanted / (1.0 + (wanted / most) ** 4) ** 0.25
+
+
 @dataclass(frozen=True, eq=False)
 class Coordinates:
     """All of them, and what else the parameters of a material need.
@@ -62,11 +107,13 @@ class Coordinates:
         entries: D coordinates.
         material: of the body.
         density_kg_per_m3: held.
+        damping: of an elastic solid; None holds the viscosity at 0.
     """
 
     entries: tuple[Coordinate, ...]
     material: Material
     density_kg_per_m3: float
+    damping: Damping | None = None
 
     @classmethod
     def of(
@@ -104,10 +151,30 @@ class Coordinates:
         wanted = 0.3 if config.poisson_ratio is None else config.poisson_ratio
         found.append(ratio._replace(mean=ratio.inverse(wanted)))
         found += _plastic(config)
+        damping = None
+        if config.damping and config.material.return_map is ReturnMap.NONE:
+            # Begins near none: a hundredth takes a thirtieth of a rebound's height.
+            found.append(Coordinate(_DAMPING, -4.0, 0.3, -2.0, 0.8, 5e-2))
+            most = _DAMPED_SUBSTEPS * config.substeps_per_s
+            damping = Damping(density_kg_per_m3, size_m, spacing_m, most)
         if ground:
             found.append(Coordinate("friction", 0.0, 1.5, 0.4, 0.4, 1e-2))
             found.append(Coordinate("gap_cells", -0.5, 0.5, -0.1, 0.15, 1e-2))
-        return cls(tuple(found), config.material, density_kg_per_m3)
+        return cls(tuple(found), config.material, density_kg_per_m3, damping)
+
+    def undamped(self) -> Coordinates:
+        """Without viscosity: what a search had before solids could be damped."""
+        entries = tuple(e for e in self.entries if e.name != _DAMPING)
+        return replace(self, entries=entries, damping=None)
+
+    def with_damping(self, theta: np.ndarray, ratio: float) -> np.ndarray:
+        """Candidates (Q, D) with another damping ratio; none where it is not searched."""
+        if self.damping is None:
+            return theta[:0]
+        at = self.names.index(_DAMPING)
+        made = theta.copy()
+        made[:, at] = self.entries[at].inverse(math.log10(ratio))
+        return made
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -144,6 +211,10 @@ class Coordinates:
             named["yield_stress_pa"] = young * 10.0 ** found["log10_yield_strain"]
         if "log10_viscosity_pa_s" in found:
             named["viscosity_pa_s"] = 10.0 ** found["log10_viscosity_pa_s"]
+        if self.damping is not None:
+            named["viscosity_pa_s"] = self.damping.viscosity_pa_s(
+                10.0 ** found[_DAMPING], young, found["poisson_ratio"]
+            )
         if "friction_angle_deg" in found:
             named["friction_angle_rad"] = torch.deg2rad(found["friction_angle_deg"])
         if "friction" in found:

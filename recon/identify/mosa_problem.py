@@ -14,14 +14,15 @@ from scipy.spatial import cKDTree
 
 from physgym.errors import PhysGymError
 from physgym.sim.mpm.model import MpmParameters
+from physgym.sim.mpm.stability import step_limit
 from recon.identify.mosa_scene import Scene, Seen
 from recon.identify.motion import Motion
 from recon.identify.problem import Loss, Prior
 
 __all__ = ["PriorProblem", "SearchCoordinates", "Window", "crossing_time"]
 
-# Candidates of one call share their number of substeps, so they are sorted by stiffness first and
-# go in groups of so many.
+# Candidates of one call share their number of substeps, so they are sorted by what they need and go
+# in groups of so many.
 _TOGETHER = 4
 # A moving elastic body says no more than so many points that move for themselves: the affine
 # modes, and a few bending ones.
@@ -106,7 +107,11 @@ class PriorProblem:
         self, theta: np.ndarray, recordings: list[int]
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """See `recon.identify.problem.Problem`."""
-        order = np.argsort(theta[:, 0], kind="stable")
+        with torch.no_grad():
+            parameters, _ = self.coordinates.parameters(torch.as_tensor(theta))
+            model = self.scenes[0].model()
+            step = step_limit(model, parameters.coefficients(model)).world_dt_s
+        order = np.argsort(-step.numpy(), kind="stable")
         for r in recordings:
             rows: dict[int, np.ndarray] = {}
             for at in range(0, len(order), _TOGETHER):

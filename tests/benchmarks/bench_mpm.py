@@ -72,11 +72,12 @@ def case(
     threads: int = 1,
     backward: bool = False,
     operator: bool = False,
+    viscosity_pa_s: float = 0.0,
     repeats: int,
 ) -> dict[str, Any]:
     """One row: a frame of all worlds."""
     model = scene(MATERIALS[name])
-    parameters = MpmParameters.of(young_pa=1e5, yield_stress_pa=2e3)
+    parameters = MpmParameters.of(young_pa=1e5, yield_stress_pa=2e3, viscosity_pa_s=viscosity_pa_s)
     if operator:
         each = torch.eye(6).expand(1, model.particle_count, 6, 6).clone()
         parameters = parameters.replace(stress_operator=each.requires_grad_(backward))
@@ -104,12 +105,13 @@ def case(
         "threads": threads,
         "backward": backward,
         "stress_operator": operator,
+        "viscosity_pa_s": viscosity_pa_s,
         "wall_s": wall,
         "cpu_over_wall": ratio,
         "particle_substeps_per_s": rate,
         "particle_substeps_per_cpu_s": rate / ratio,
     }
-    label = name + (" + operator" if operator else "")
+    label = name + (" + operator" if operator else "") + (" + viscosity" if viscosity_pa_s else "")
     print(
         f"{label:23s} {engine:6s} {worlds} worlds {threads} threads "
         f"{'forward + backward' if backward else 'forward':18s} {rate / 1e6:7.2f} M/s  "
@@ -130,6 +132,7 @@ def main() -> None:
     names = list(MATERIALS)[: 2 if options.quick else None]
     both, cores = (False, True), len(os.sched_getaffinity(0))
     rows = [case(name, backward=back, repeats=repeats) for name in names for back in both]
+    rows += [case(names[0], backward=back, viscosity_pa_s=5.0, repeats=repeats) for back in both]
     if not options.quick:
         rows += [case(names[0], backward=back, operator=True, repeats=2) for back in both]
         rows += [

@@ -169,6 +169,11 @@ def substep(model, c, x, v, f, affine, dt):
         made[:, i, j] = np.einsum("...ij,...j->...i", c["operator"], m[:, i, j])
         made[:, j, i] = made[:, i, j]
         tau = r @ made @ np.swapaxes(r, 1, 2)
+    if material.law is not ElasticLaw.FLUID and material.return_map is not (
+        ReturnMap.HERSCHEL_BULKLEY
+    ):
+        damping = (c["viscosity"] * np.linalg.det(f))[:, None, None]
+        tau = tau + damping * (affine + np.swapaxes(affine, 1, 2))
     for k, collider in enumerate(model.colliders):
         if collider.condition is Condition.PENALTY:
             volume = np.asarray(model.volume_m3)
@@ -234,12 +239,14 @@ def coefficients(model, values):
     }
 
 
-def reference_rollout(model, values, position, velocity, substeps, frame_s, driven=None, f=None):
+def reference_rollout(
+    model, values, position, velocity, substeps, frame_s, driven=None, f=None, affine=0.0
+):
     """All frames of one world: x, v (T, P, 3), F (T, P, 3, 3). driven: (T, D, 3)."""
     c = coefficients(model, values)
     x, v = np.array(position, float), np.array(velocity, float)
     f = np.broadcast_to(EYE if f is None else f, (len(x), 3, 3)).copy()
-    affine = np.zeros_like(f)
+    affine = affine + np.zeros_like(f)
     index = np.asarray(model.driven_index)
     frames = len(driven) - 1
     x[index] = driven[0]

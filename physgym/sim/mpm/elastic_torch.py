@@ -19,6 +19,7 @@ __all__ = [
     "right_stretch",
     "strain_energy",
     "symmetric_log",
+    "viscous_stress",
 ]
 
 _MIN_SQUARED_STRETCH = 0.0025  # as the kernels have it
@@ -221,9 +222,27 @@ def elastic_stress(
         return 2.0 * mu * (f - polar_rotation(f)) @ f.mT + lam * j * (j - 1.0) * one
     stress = lam * (j - j**-6.0) * one
     if velocity_gradient is not None and viscosity is not None:
-        rate = velocity_gradient + velocity_gradient.mT
-        stress = stress + viscosity[..., None, None] * j * rate
+        stress = stress + viscous_stress(f, velocity_gradient, viscosity)
     return stress
+
+
+def viscous_stress(
+    deformation: torch.Tensor, velocity_gradient: torch.Tensor, viscosity: torch.Tensor
+) -> torch.Tensor:
+    """Kirchhoff stress ``eta J (grad v + grad v^T)``: of the fluid, and of damped solids.
+
+    Solids have it besides `prior_stress`: no adapter sees or changes it (`Material.damped`).
+
+    Args:
+        deformation: F, shape (..., 3, 3).
+        velocity_gradient: [1/s], shape (..., 3, 3).
+        viscosity: [Pa s], broadcast against the batch.
+
+    Returns:
+        Symmetric stress [Pa], shape (..., 3, 3).
+    """
+    rate = velocity_gradient + velocity_gradient.mT
+    return viscosity[..., None, None] * _determinant(deformation)[..., None, None] * rate
 
 
 def prior_stress(

@@ -12,7 +12,14 @@ from __future__ import annotations
 
 import warp as wp
 
-__all__ = ["elastic_stress", "jacobi_eigen", "polar_rotation", "sym_exp", "sym_log"]
+__all__ = [
+    "elastic_stress",
+    "jacobi_eigen",
+    "polar_rotation",
+    "sym_exp",
+    "sym_log",
+    "viscous_stress",
+]
 
 # Stretches below 0.05 are taken as 0.05 in logarithms (all published codes do).
 MIN_SQUARED_STRETCH = wp.constant(0.0025)
@@ -173,6 +180,21 @@ def adj_polar_rotation(f: wp.mat33, adj_ret: wp.mat33) -> None:
 
 
 @wp.func
+def viscous_stress(f: wp.mat33, grad_v: wp.mat33, viscosity: float) -> wp.mat33:
+    """Kirchhoff stress ``eta J (grad v + grad v^T)`` [Pa]: of the fluid, and of damped solids.
+
+    Args:
+        f: deformation gradient.
+        grad_v: velocity gradient [1/s].
+        viscosity: [Pa s].
+
+    Returns:
+        Symmetric stress.
+    """
+    return viscosity * wp.determinant(f) * (grad_v + wp.transpose(grad_v))
+
+
+@wp.func
 def elastic_stress(
     kind: int, f: wp.mat33, grad_v: wp.mat33, mu: float, lam: float, viscosity: float
 ) -> wp.mat33:
@@ -206,5 +228,5 @@ def elastic_stress(
     if kind == 4:
         j = wp.determinant(f)
         tau = lam * (j - wp.pow(j, -6.0)) * one
-        tau = tau + viscosity * j * (grad_v + wp.transpose(grad_v))
+        tau = tau + viscous_stress(f, grad_v, viscosity)
     return tau

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import warp as wp
 
-from physgym.sim.mpm.elasticity import elastic_stress, polar_rotation
+from physgym.sim.mpm.elasticity import elastic_stress, polar_rotation, viscous_stress
 from physgym.sim.mpm.plasticity import return_map
 
 __all__ = [
+    "add_viscous",
     "apply_operator",
     "deform",
     "gather",
@@ -148,6 +149,21 @@ def apply_operator(
     u = linear[wp.min(b, linear.shape[0] - 1), wp.min(p, linear.shape[1] - 1)] * v - v
     made = wp.mat33(u[0], u[3], u[4], u[3], u[1], u[5], u[4], u[5], u[2])
     tau_out[b, p] = tau[b, p] + r * made * wp.transpose(r)
+
+
+@wp.kernel
+def add_viscous(
+    deformation: wp.array2d(dtype=wp.mat33),
+    affine: wp.array2d(dtype=wp.mat33),
+    tau: wp.array2d(dtype=wp.mat33),
+    viscosity: wp.array2d(dtype=float),
+    # Out:
+    tau_out: wp.array2d(dtype=wp.mat33),
+):
+    """Kelvin-Voigt: the stress of the rate of stretching, besides the elastic one as it is."""
+    b, p = wp.tid()
+    own = viscous_stress(deformation[b, p], affine[b, p], _at(viscosity, b, p))
+    tau_out[b, p] = tau[b, p] + own
 
 
 @wp.func

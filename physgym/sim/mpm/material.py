@@ -18,6 +18,8 @@ __all__ = ["PRESETS", "ElasticLaw", "Material", "Preset", "ReturnMap"]
 class ElasticLaw(Enum):
     """How stress follows from the deformation gradient F; mu and lambda are Lame's constants.
 
+    All but the fluid are the spring of a Kelvin-Voigt solid, see `Material.damped`.
+
     Attributes:
         LINEAR: ``2 mu e + lambda tr(e) I`` with ``e = sym(F) - I``; for small rotations only.
         NEO_HOOKEAN: ``mu (F F^T - I) + lambda ln(J) I``.
@@ -93,12 +95,25 @@ class Material:
             )
 
     @property
+    def damped(self) -> bool:
+        """Whether ``viscosity_pa_s`` is that of a solid.
+
+        It then adds ``2 eta J sym(grad v)`` to the Kirchhoff stress (Kelvin-Voigt), J of the
+        elastic F. Herschel-Bulkley has its plastic viscosity under that name and no elastic one;
+        a fluid has the term in its own law.
+        """
+        return (
+            self.law is not ElasticLaw.FLUID and self.return_map is not ReturnMap.HERSCHEL_BULKLEY
+        )
+
+    @property
     def used(self) -> tuple[str, ...]:
         """Names of the fields of `MpmParameters` that have an effect, density first."""
         if self.law is ElasticLaw.FLUID:
             return ("density_kg_per_m3", "bulk_modulus_pa", "viscosity_pa_s")
         elastic = ("density_kg_per_m3", "young_pa", "poisson_ratio")
-        return elastic + _USED_BY_MAP[self.return_map]
+        damping = ("viscosity_pa_s",) if self.damped else ()
+        return elastic + _USED_BY_MAP[self.return_map] + damping
 
 
 @dataclass(frozen=True)

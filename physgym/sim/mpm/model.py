@@ -7,7 +7,7 @@ by all worlds; a particle axis of length 1 is shared by all particles.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from physgym.errors import DataError
 from physgym.sim.mpm.collider import Collider, Condition
 from physgym.sim.mpm.material import ElasticLaw, Material, ReturnMap
 
-__all__ = ["Coefficients", "MpmModel", "MpmParameters"]
+__all__ = ["Coefficients", "MpmModel", "MpmParameters", "is_damped"]
 
 
 def _one(value: float) -> torch.Tensor:
@@ -148,6 +148,24 @@ class Coefficients(NamedTuple):
     plastic: torch.Tensor  # (B or 1, P or 1, 9) on principal strains, or (1, 1, 1)
 
 
+def is_damped(
+    model: MpmModel, coefficients: Sequence[torch.Tensor], *, gradient: bool = False
+) -> bool:
+    """Whether a rollout has to compute the viscous stress of a solid.
+
+    Args:
+        model: what is simulated.
+        coefficients: as the kernels get them.
+        gradient: it is the backward pass, which also asks how a viscosity of 0 would act.
+
+    Returns:
+        False where the stress is nothing and nobody asks for its derivative.
+    """
+    viscosity = coefficients[Coefficients._fields.index("viscosity")]
+    asked = gradient and viscosity.requires_grad
+    return model.material.damped and (asked or bool((viscosity.detach() != 0.0).any()))
+
+
 @dataclass(frozen=True)
 class MpmParameters:
     """What identification fits; any tensor may require a gradient.
@@ -161,7 +179,8 @@ class MpmParameters:
         yield_stress_pa: [Pa], shape (B or 1, P or 1).
         friction_angle_rad: internal friction angle of sand [rad], shape (B or 1, P or 1).
         cohesion_strain: tensile Hencky strain that sand bears, shape (B or 1, P or 1).
-        viscosity_pa_s: dynamic viscosity of a fluid, or plastic viscosity [Pa s], same shapes.
+        viscosity_pa_s: dynamic viscosity of a fluid, plastic viscosity of Herschel-Bulkley, or that
+            of a Kelvin-Voigt solid (`Material.damped`) [Pa s], same shapes.
         bulk_modulus_pa: of a fluid [Pa], shape (B or 1, P or 1).
         friction: Coulomb coefficient of every boundary, shape (B or 1, K or 1).
         heterogeneity: factor on Young's modulus, the bulk modulus of a fluid and the yield

@@ -195,6 +195,7 @@ STEP = """
             Kept kept;
             Sym tau = material(f, c, law_of(b), bad, kept);
             if (NO) tau = operate(operators + (size_t)b * NA * W, tau, f);
+            if (DAMPED) tau = add_viscous(tau, f, c, law_of(b));
             store_mat(q + 6 * W, f);
             vf m;
             Mat a = affine_of(b, c, tau, m);
@@ -277,7 +278,8 @@ def instantiate(
     law: int,
     return_map: int,
     operator: bool,
-    plastic: bool = False,
+    plastic: bool,
+    damped: bool,
     step: str = "",
 ) -> str:
     """Fill the compile-time constants into a body.
@@ -288,6 +290,7 @@ def instantiate(
         return_map: `ReturnMap.kernel_kind`.
         operator: whether a stress operator is applied.
         plastic: whether a plastic operator is.
+        damped: whether it is a solid with viscosity.
         step: attribute of the substep's function: "noinline" where it is called twice.
 
     Returns:
@@ -296,6 +299,7 @@ def instantiate(
     body = source.replace("@LAW@", str(law)).replace("@MAP@", str(return_map))
     body = body.replace("@OPERATOR@", "36" if operator else "0")
     body = body.replace("@PLASTIC@", "9" if plastic else "0")
+    body = body.replace("@DAMPED@", "true" if damped else "false")
     body = body.replace("@INLINE_STEP@", step and f"__attribute__(({step}))")
     return "{\n#pragma clang fp contract(fast)\n" + body + "}\n"
 
@@ -327,7 +331,9 @@ def work_ints(particles: int, capacity: int) -> int:
 
 
 @cache
-def forward_kernel(law: int, return_map: int, operator: bool, plastic: bool) -> NativeKernel:
+def forward_kernel(
+    law: int, return_map: int, operator: bool, plastic: bool, damped: bool
+) -> NativeKernel:
     """Kernel that runs all frames of one world.
 
     Args:
@@ -335,6 +341,7 @@ def forward_kernel(law: int, return_map: int, operator: bool, plastic: bool) -> 
         return_map: `ReturnMap.kernel_kind`.
         operator: whether a stress operator is applied.
         plastic: whether a plastic operator is.
+        damped: whether it is a solid with viscosity.
 
     Returns:
         The kernel; it writes the states after each frame behind the first.
@@ -342,7 +349,14 @@ def forward_kernel(law: int, return_map: int, operator: bool, plastic: bool) -> 
     source = COMMON + MATERIAL + OPERATOR + TRANSFER + BOUNDARY + STEP + _FORWARD
     return NativeKernel(
         "mpm",
-        instantiate(source, law=law, return_map=return_map, operator=operator, plastic=plastic),
+        instantiate(
+            source,
+            law=law,
+            return_map=return_map,
+            operator=operator,
+            plastic=plastic,
+            damped=damped,
+        ),
         ints=INTS,
         floats=FLOATS,
     )

@@ -200,6 +200,7 @@ _TURN = """
             Kept kept;
             Sym prior = material(after, c, law, bad, kept), tau = prior;
             if (NO) tau = operate(operators + (size_t)b * NA * W, prior, after);
+            if (DAMPED) tau = add_viscous(tau, after, c, law);
             vf m;
             Mat a = affine_of(b, c, tau, m);
             vf v[3], vb[3], push[3], sum[3], node_m;
@@ -245,6 +246,7 @@ _TURN = """
             LawBar lb{(vf)0.0f, (vf)0.0f, (vf)0.0f, (vf)0.0f, (vf)0.0f, (vf)0.0f,
                       op_b + ((size_t)b * NA + NO) * W};
             Mat fb = load_mat(g + 6 * W);
+            if (DAMPED) viscous_adjoint(after, c, law, tb, fb, grad_b, lb);
             if (NO) operate_adjoint(operators + (size_t)b * NA * W, prior, after, tb, fb,
                                     op_b + (size_t)b * NA * W);
             fb = material_adjoint(kept, ft, c, law, tb, fb, grad_b, lb);
@@ -353,7 +355,9 @@ def adjoint_floats(particles: int, substeps: int, period: int, operators: int) -
 
 
 @cache
-def adjoint_kernel(law: int, return_map: int, operator: bool, plastic: bool) -> NativeKernel:
+def adjoint_kernel(
+    law: int, return_map: int, operator: bool, plastic: bool, damped: bool
+) -> NativeKernel:
     """Kernel that walks all frames of one world backwards.
 
     Args:
@@ -361,6 +365,7 @@ def adjoint_kernel(law: int, return_map: int, operator: bool, plastic: bool) -> 
         return_map: `ReturnMap.kernel_kind`.
         operator: whether a stress operator is applied.
         plastic: whether a plastic operator is.
+        damped: whether it is a solid with viscosity, or a gradient to it is asked for.
 
     Returns:
         The kernel.
@@ -373,6 +378,7 @@ def adjoint_kernel(law: int, return_map: int, operator: bool, plastic: bool) -> 
         return_map=return_map,
         operator=operator,
         plastic=plastic,
+        damped=damped,
         step="noinline",
     )
     grads = (

@@ -16,6 +16,7 @@ COMMON = """
     constexpr int NO = @OPERATOR@;   // numbers of the stress operator: 36, or 0
     constexpr int NP = @PLASTIC@;    // numbers of the plastic operator: 9, or 0
     constexpr int NA = NO + NP;
+    constexpr bool DAMPED = @DAMPED@;   // a solid with viscosity
     enum { MU, LAM, YIELD, ALPHA, COHESION, VISCOSITY, MASS, VOLUME };   // a particle's constants
     typedef float vf __attribute__((ext_vector_type(16)));
     typedef float vfu __attribute__((ext_vector_type(16), aligned(4)));

@@ -14,7 +14,7 @@ import warp as wp
 
 from physgym.sim.mpm import native, native_adjoint
 from physgym.sim.mpm.collider import ColliderTable
-from physgym.sim.mpm.model import Coefficients, MpmModel
+from physgym.sim.mpm.model import Coefficients, MpmModel, is_damped
 from physgym.sim.mpm.rollout import Gradients, Particles
 from physgym.sim.mpm.stability import raise_blow_up, raise_spread
 from physgym.sim.rollout import Plan
@@ -62,7 +62,8 @@ class NativeEngine:
         if plan.frames == 0:
             return states
         sizes = _operator_sizes(coefficients)
-        kernel = native.forward_kernel(*self._kinds, *map(bool, sizes))
+        damped = is_damped(self.model, coefficients)
+        kernel = native.forward_kernel(*self._kinds, *map(bool, sizes), damped)
         records, samples = _stack(tables)
         status = np.zeros((self.worlds, 4), np.int64)
 
@@ -101,7 +102,8 @@ class NativeEngine:
         if plan.frames == 0:
             return made._replace(start=Particles(*(g[:, 0] for g in grads)))
         sizes = _operator_sizes(coefficients)
-        kernel = native_adjoint.adjoint_kernel(*self._kinds, *map(bool, sizes))
+        damped = is_damped(self.model, coefficients, gradient=True)
+        kernel = native_adjoint.adjoint_kernel(*self._kinds, *map(bool, sizes), damped)
         records, samples = _stack(tables)
         floats = native_adjoint.adjoint_floats(
             self.node_count, plan.substeps, SORT_PERIOD, sum(sizes)

@@ -145,6 +145,15 @@ MATERIAL = """
         for (int i = 0; i < 9; ++i) g.a[i] = fma(g.a[i], (vf)dt, f.a[i]);
         return g;
     };
+    // tau + eta J (grad v + grad v^T), J of the deformation after the return map
+    auto add_viscous = [&](const Sym& s, const Mat& f, const Mat& grad_v, const Law& c) INLINE
+        -> Sym {
+        vf v = c.viscosity * det(f, cofactor(f)), twice = v + v;
+        const vf* a = grad_v.a;
+        return Sym{fma(twice, a[0], s.xx), fma(twice, a[4], s.yy), fma(twice, a[8], s.zz),
+                   fma(v, a[1] + a[3], s.xy), fma(v, a[2] + a[6], s.xz),
+                   fma(v, a[5] + a[7], s.yz)};
+    };
     // Return map and stress: replaces the trial deformation f; bad lanes are turned inside out.
     auto material = [&](Mat& f, const Mat& grad_v, const Law& c, vi& bad, Kept& kept)
         INLINE -> Sym {

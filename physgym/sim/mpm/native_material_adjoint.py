@@ -172,6 +172,19 @@ MATERIAL_ADJOINT = """
         middle = (back[0] + back[1] + back[2]) * (1.0f / 3.0f);
         hb.xx += back[0] - middle; hb.yy += back[1] - middle; hb.zz += back[2] - middle;
     };
+    // adds to the adjoints of what `add_viscous` read; t is that of the stress after it
+    auto viscous_adjoint = [&](const Mat& f, const Mat& grad_v, const Law& c, const Mat& t, Mat& fb,
+                               Mat& grad_b, LawBar& out) INLINE {
+        Mat cof = cofactor(f), ts = sym(symmetric(t));
+        vf j = det(f, cof), rate = 2.0f * dots(ts, grad_v);
+        vf slope = c.viscosity * rate, twice = 2.0f * c.viscosity * j;
+#pragma unroll
+        for (int i = 0; i < 9; ++i) {
+            fb.a[i] = fma(slope, cof.a[i], fb.a[i]);
+            grad_b.a[i] = fma(twice, ts.a[i], grad_b.a[i]);
+        }
+        out.viscosity += j * rate;
+    };
     // From the adjoints of stress t and of the deformation after the return map fb: that of the
     // trial deformation. `ft` is the trial deformation.
     auto material_adjoint = [&](const Kept& k, const Mat& ft, const Mat& grad_v, const Law& c,

@@ -18,7 +18,7 @@ import warp as wp
 from physgym.sim.mpm import collide, kernels
 from physgym.sim.mpm.collider import ColliderTable, Condition
 from physgym.sim.mpm.material import ElasticLaw
-from physgym.sim.mpm.model import Coefficients, MpmModel
+from physgym.sim.mpm.model import Coefficients, MpmModel, is_damped
 from physgym.sim.mpm.rollout import Gradients, Particles
 from physgym.sim.mpm.stability import raise_blow_up
 from physgym.sim.mpm.stress_hook import StressHook, apply_hook, turn_hook
@@ -41,6 +41,7 @@ class _Frame(NamedTuple):
     samples: Any
     control: list[Any]  # driven particles at the frame's start and end, (B, D) vec3
     extra: list[torch.Tensor]  # the stress hook's own tensors
+    damped: bool  # a solid with viscosity
 
 
 class PlainEngine:
@@ -256,6 +257,12 @@ class PlainEngine:
         """Particles to grid, grid, grid to particles."""
         model, h, dt = self.model, self.model.spacing_m, plan.substep_s
         x, v, _f_in, affine = arrays
+        if setup.damped:
+            elastic, tau = tau, self._warp.empty(wp.mat33)
+            viscosity = setup.given.viscosity
+            self._warp.launch(
+                kernels.add_viscous, self._shape, [f, affine, elastic, viscosity], [tau]
+            )
         v = self._pressed(plan, setup, x, v, substep)
         shape = (self.worlds, *setup.window.shape)
         mass, momentum = self._warp.grid(float, shape), self._warp.grid(wp.vec3, shape)
@@ -363,6 +370,7 @@ class PlainEngine:
             wp.array(table.samples, dtype=float, device=self.device),
             control,
             [c.detach() for c in coefficients[_COUNT:]],
+            is_damped(self.model, coefficients, gradient=self._warp.grad),
         )
 
     def _left(self, plan: Plan, frame: int, coefficients: Sequence[torch.Tensor]) -> bool:

@@ -9,7 +9,7 @@ import torch
 
 from physgym.errors import BlowUpError, DataError
 from physgym.sim.mpm.material import ElasticLaw
-from physgym.sim.mpm.model import Coefficients, MpmModel
+from physgym.sim.mpm.model import Coefficients, MpmModel, is_damped
 from physgym.sim.rollout import Plan
 
 __all__ = ["MpmStepLimit", "raise_blow_up", "raise_left", "raise_spread", "step_limit"]
@@ -20,18 +20,23 @@ class MpmStepLimit:
 
     ``dt = h / (c + |v|)`` with ``c = sqrt((lambda + 2 mu) / rho)`` in a solid and
     ``sqrt(7 kappa / rho)`` in the fluid; a fluid's viscosity limits it to ``rho h^2 / (3 eta)``
-    besides (diffusion on this grid; the tests find blow-up 1.25 times above).
+    besides (diffusion on this grid; the tests find blow-up 1.25 times above). In a damped solid
+    both act on one oscillator, whose explicit step is stable while ``(dt/dt_wave)^2 +
+    dt/dt_diffusion < 1``.
 
     Attributes:
         dt_s: the step [s].
         wave_m_per_s: c of the stiffest particle [m/s].
         world: its world.
         particle: its number.
+        world_dt_s: the step of every world [s], shape (B or 1,).
     """
 
-    def __init__(self, dt_s: float, wave_m_per_s: float, world: int, particle: int) -> None:
-        self.dt_s, self.wave_m_per_s = dt_s, wave_m_per_s
-        self.world, self.particle = world, particle
+    def __init__(
+        self, world_dt_s: torch.Tensor, wave_m_per_s: float, world: int, particle: int
+    ) -> None:
+        self.world_dt_s, self.dt_s = world_dt_s, float(world_dt_s.min())
+        self.wave_m_per_s, self.world, self.particle = wave_m_per_s, world, particle
 
     def substeps(self, frame_dt_s: float, *, safety: float) -> int:
         """Number of equal substeps in a frame.
@@ -78,11 +83,14 @@ def step_limit(
     wave = (modulus / density).sqrt()
     at = int(wave.argmax())
     fastest = float(wave.max())
-    dt_s = model.spacing_m / (fastest + max(0.0, speed_m_per_s))
+    step = model.spacing_m / (wave + max(0.0, speed_m_per_s))
     if fluid:
-        diffusion = float((c.viscosity / density).max())
-        dt_s = min(dt_s, model.spacing_m**2 / (3.0 * diffusion + 1e-30))
-    return MpmStepLimit(dt_s, fastest, *divmod(at, wave.shape[1]))
+        diffusion = c.viscosity / density
+        step = torch.minimum(step, model.spacing_m**2 / (3.0 * diffusion + 1e-30))
+    elif is_damped(model, c):
+        ratio = step * 3.0 * c.viscosity / density / model.spacing_m**2
+        step = 2.0 * step / (ratio + (ratio**2 + 4.0).sqrt())
+    return MpmStepLimit(step.amin(dim=1), fastest, *divmod(at, wave.shape[1]))
 
 
 def raise_blow_up(
@@ -109,9 +117,10 @@ def raise_blow_up(
     limit = step_limit(model, coefficients)
     if plan.substep_s > 0.5 * limit.dt_s:
         fix = (
-            f"substeps: {plan.substeps} a frame is a step of {plan.substep_s:.3g} s; a wave of "
-            f"{limit.wave_m_per_s:.3g} m/s crosses a cell in {limit.dt_s:.3g} s; use substeps=None "
-            f"or at least {limit.substeps(plan.frame_dt_s, safety=0.4)}, or lower the stiffness"
+            f"substeps: {plan.substeps} a frame is a step of {plan.substep_s:.3g} s; the limit, by "
+            f"waves of {limit.wave_m_per_s:.3g} m/s and viscosity, is {limit.dt_s:.3g} s; use "
+            f"substeps=None or at least {limit.substeps(plan.frame_dt_s, safety=0.4)}, or lower "
+            "stiffness or viscosity"
         )
     else:
         fix = (

@@ -222,6 +222,8 @@ def mpm_of(twin: Twin) -> MpmParts:
             _member(twin, ElasticLaw, values.pop("elastic_law")),
             _member(twin, ReturnMap, values.pop("return_map")),
         )
+        if material.damped:
+            values.setdefault("viscosity_pa_s", np.array(0.0))  # of twins made before solids had it
         used = {name: _tensor(values.pop(name)) for name in material.used}
         colliders: tuple[Collider, ...] = ()
         lattice = (0.0, 0.0, 0.0)

@@ -101,6 +101,20 @@ def soft_drop() -> Motion:
 
 
 @cache
+def damped_drop() -> Motion:
+    """A ball that hardly bounces: coarse finite elements with a relaxation time of 5 ms."""
+    from physgym.cell.fem_bodies import ball
+    from physgym.cell.fem_material import FemMaterial
+    from physgym.cell.fem_scenes import drop
+
+    truth = FemMaterial(2e4, 0.35, 800.0, damping_s=5e-3)
+    recording = drop(
+        ball(0.1, 0.05), truth, height_m=0.1, velocity_m_per_s=(0.3, 0.1, 0.0), frames=30, fps=60.0
+    )
+    return Motion.from_recording(recording)
+
+
+@cache
 def fem_drop() -> Motion:
     """A ball of 0.2 m falls: made by finite elements, which know nothing of particles."""
     from physgym.cell.fem_bodies import ball

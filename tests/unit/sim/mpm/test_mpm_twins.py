@@ -117,7 +117,8 @@ def test_ground_domain_and_driven_particles_come_back(tmp_path):
         ({"ground_normal": np.array([0.0, 0.0, 2.0])}, "normal"),
         ({"friction": None}, "friction"),
         ({"domain_m": np.array([[0.0, 0.0, 0.0], [0.01, 1.0, 1.0]])}, "domain_m"),
-        ({"viscosity_pa_s": np.array(1.0)}, "viscosity_pa_s"),
+        ({"viscosity_pa_s": np.array(-1.0)}, "viscosity_pa_s"),
+        ({"bulk_modulus_pa": np.array(1.0)}, "bulk_modulus_pa"),
         ({"hardness": np.array(1.0)}, "hardness"),
     ],
     ids=lambda c: ",".join(c) if isinstance(c, dict) else "",
@@ -128,6 +129,17 @@ def test_what_cannot_be_simulated_is_refused_by_name(change, match):
     with pytest.raises(TwinError, match=match) as caught:
         build_solver(with_values(twin, **change), device="cpu")
     assert "twin block" in str(caught.value)
+
+
+def test_a_twin_from_before_solids_were_damped_is_not_damped():
+    twin = block_twin()
+    assert float(twin.parameters["viscosity_pa_s"]) == VALUES["viscosity_pa_s"]
+    assert float(mpm_of(twin).parameters.viscosity_pa_s) == VALUES["viscosity_pa_s"]
+    old = with_values(twin, viscosity_pa_s=None)
+    assert float(mpm_of(old).parameters.viscosity_pa_s) == 0.0
+    paste = block_twin(Material(ElasticLaw.HENCKY, ReturnMap.HERSCHEL_BULKLEY))
+    with pytest.raises(TwinError, match="viscosity_pa_s"):
+        mpm_of(with_values(paste, viscosity_pa_s=None))
 
 
 def test_what_a_twin_cannot_keep_is_refused():
