@@ -152,6 +152,7 @@ def test_presets_are_recovered_and_kept(tmp_path, short_searches):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # two minutes alone, more beside other work
 def test_all_parts_run_and_are_shown(tmp_path, short_searches):
     result = run_mosa(tmp_path, settings=TINY, progress=Progress())
     assert set(result["parts"]) == set(PARTS)

@@ -275,6 +275,7 @@ def test_a_killed_run_goes_on_to_the_same_twin(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # two minutes alone, more beside other work
 def test_stiffness_and_correction_are_found_from_images_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
