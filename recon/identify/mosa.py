@@ -365,6 +365,13 @@ class _Job:
                 PhysGymWarning,
                 stacklevel=3,
             )
+        if "poisson_ratio" in near:
+            warnings.warn(
+                "Poisson's ratio met a bound of its search: the body hardly changes its volume, or "
+                "it explains what is not in the model, and Young's modulus is off several times",
+                PhysGymWarning,
+                stacklevel=3,
+            )
 
     def _save(self) -> None:
         if self.run is not None:

@@ -7,6 +7,7 @@ import functools
 import json
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from physgym.sim.mpm.stability import step_limit
 from physgym.sim.mpm.twins import mpm_of
 from physgym.twin import Twin
 from recon.identify import mosa_config
-from recon.identify.mosa import identify_motion
+from recon.identify.mosa import _Job, identify_motion
 from recon.identify.mosa_config import MosaConfig
 from recon.identify.mosa_coordinates import Coordinates, most_young_pa
 from recon.identify.mosa_found import Found
@@ -30,7 +31,7 @@ from recon.perception.result import Perception
 from recon.perception.table import Plane
 from recon.reconstruct_motion import MotionJob
 from recon.score_motion import predict_motion, score_motion
-from recon.tracks import Tracks
+from recon.tracks import PhysGymWarning, Tracks
 
 SMALL = MosaConfig(particles=512, points=60, adapter=False, heterogeneity=False)
 LEARNING = dataclasses.replace(SMALL, adapter=True, heterogeneity=True)
@@ -258,6 +259,21 @@ def test_coordinates_stay_inside_their_bounds() -> None:
     start = made.parameters(torch.as_tensor(made.prior.mean)[None])[0]
     assert float(start.young_pa) == pytest.approx(1e5, rel=1e-6)
     assert float(start.yield_stress_pa) == pytest.approx(1e3, rel=1e-6)
+
+
+def test_what_meets_a_bound_is_told() -> None:
+    config = MosaConfig()
+    made = Coordinates.of(
+        config, density_kg_per_m3=500.0, size_m=0.1, spacing_m=0.01, gravity=9.81, ground=True
+    )
+    for name, said in (("log10_young_pa", "Young's modulus met"), ("poisson_ratio", "ratio met")):
+        theta = made.prior.mean.copy()
+        theta[made.names.index(name)] = 50.0
+        job = SimpleNamespace(
+            coordinates=made, config=config, learned=SimpleNamespace(theta=torch.as_tensor(theta))
+        )
+        with pytest.warns(PhysGymWarning, match=said):
+            _Job._warn_of_bounds(job)  # type: ignore[arg-type]
 
 
 def test_viscosity_follows_the_damping_ratio_and_can_be_simulated() -> None:
