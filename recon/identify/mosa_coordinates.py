@@ -167,6 +167,10 @@ class Coordinates:
         entries = tuple(e for e in self.entries if e.name != _DAMPING)
         return replace(self, entries=entries, damping=None)
 
+    def but_damping(self, directions: np.ndarray) -> np.ndarray:
+        """Rows of a matrix with one for each coordinate, but for that of the damping ratio."""
+        return np.delete(directions, self.names.index(_DAMPING), axis=0)
+
     def with_damping(self, theta: np.ndarray, ratio: float) -> np.ndarray:
         """Candidates (Q, D) with another damping ratio; none where it is not searched."""
         if self.damping is None:

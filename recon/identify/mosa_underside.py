@@ -294,7 +294,7 @@ class _Problem:
             spacing_m=2.0 * self.filling.spacing_m,
             gravity=float(np.linalg.norm(motion.gravity)),
             ground=True,
-        )
+        ).undamped()  # a body that is damped would explain how a wrong one lands
         same = self.landing(np.zeros(len(_NAMES)))
         self.loss, self.weights = same.loss, same.weights
         prior, none = self.coordinates.prior, np.zeros(len(_NAMES))
