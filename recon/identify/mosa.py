@@ -51,7 +51,6 @@ _UNDAMPED, _DAMPED = 1e-3, 0.2
 _REFINE_STEPS = 8
 _DENSITY = 1000.0  # kg/m^3, as PAC-NeRF and all after it assume
 _FEWEST_TOUCHED = 3  # frames after the first contact that a fit must see
-_FEWEST_HELD_OUT = 2
 _SAVE_STEPS = 5
 
 
@@ -191,13 +190,8 @@ class _Job:
     def _window(self, motion: Motion, start: StartVelocity) -> Window:
         """Where fitted, held-out and future frames part, or why the recording is too short."""
         config = self.config
-        recorded = motion.recorded_frames or motion.frame_count
-        train = min(max(3, round(config.train_share * recorded)), motion.frame_count)
-        held = 0
-        if config.learns_residual:
-            touched = max(train - start.contact_frame, 0)
-            held = max(_FEWEST_HELD_OUT, round(config.held_out_share * touched))
-        fit = train - held
+        window = Window.of(motion, start.contact_frame, config)
+        fit, held = window.fit, window.train - window.fit
         wants = {"prior", "joint"} & set(config.stages)
         if wants and fit < start.contact_frame + _FEWEST_TOUCHED:
             stage = "prior" if "prior" in wants else "joint"
@@ -209,7 +203,7 @@ class _Job:
                 + (f" besides {held} that are held out" if held else ""),
                 fix="raise --train, record longer, or leave out the adapter and the field",
             )
-        return Window(fit, train)
+        return window
 
     def _density(self) -> float:
         config, first = self.config, self.motions[0]

@@ -15,6 +15,7 @@ from scipy.spatial import cKDTree
 from physgym.errors import PhysGymError
 from physgym.sim.mpm.model import MpmParameters
 from physgym.sim.mpm.stability import step_limit
+from recon.identify.mosa_config import MosaConfig
 from recon.identify.mosa_scene import Scene, Seen
 from recon.identify.motion import Motion
 from recon.identify.problem import Loss, Prior
@@ -28,6 +29,7 @@ _TOGETHER = 4
 # modes, and a few bending ones.
 _INDEPENDENT_POINTS = 12
 _CLOUD_POINTS = 120
+_FEWEST_HELD_OUT = 2
 
 
 class Window(NamedTuple):
@@ -40,6 +42,25 @@ class Window(NamedTuple):
 
     fit: int
     train: int
+
+    @classmethod
+    def of(cls, motion: Motion, contact_frame: int, config: MosaConfig) -> Window:
+        """Where fitted, held-out and future frames part.
+
+        Args:
+            motion: of the body.
+            contact_frame: first frame that is no free flight; those after it are parted.
+            config: of the job; nothing is held out where nothing is learned besides the prior.
+
+        Returns:
+            The window.
+        """
+        recorded = motion.recorded_frames or motion.frame_count
+        train = min(max(3, round(config.train_share * recorded)), motion.frame_count)
+        if not config.learns_residual:
+            return cls(train, train)
+        touched = max(train - contact_frame, 0)
+        return cls(train - max(_FEWEST_HELD_OUT, round(config.held_out_share * touched)), train)
 
 
 class SearchCoordinates(Protocol):

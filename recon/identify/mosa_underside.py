@@ -189,7 +189,7 @@ def find_underside(
         The underside, unmoved where no other lands clearly better; None where cameras see the body
         from below too, nothing is landed on, or no frame shows it.
     """
-    window = _window(motion, start, config)
+    window = Window.of(motion, start.contact_frame, config)
     if motion.ground is None or window.fit < start.contact_frame + _FEWEST_TOUCHED:
         return None
     body = motion.solid.fill(_FINE).position
@@ -247,15 +247,6 @@ def _recentred(start: StartVelocity, filling: Filling) -> StartVelocity:
     """The same motion, told at the centre of mass, which gravity pulls."""
     centre = np.average(filling.position, axis=0, weights=filling.volume_m3)
     return dataclasses.replace(start, linear_m_per_s=start.at(centre), centre_m=centre)
-
-
-def _window(motion: Motion, start: StartVelocity, config: MosaConfig) -> Window:
-    """Frames to fit; those that decide on adapter and field are left out, as there."""
-    recorded = motion.recorded_frames or motion.frame_count
-    train = min(max(3, round(config.train_share * recorded)), motion.frame_count)
-    touched = max(train - start.contact_frame, 0)
-    held = max(2, round(config.held_out_share * touched)) if config.learns_residual else 0
-    return Window(train - held, train)
 
 
 def _scanned(problem: _Problem) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from physgym.registration.rigid import best_rigid
 from recon.perception.table import Plane
 
 __all__ = ["flight_floors"]
@@ -50,8 +51,9 @@ def flight_floors(
             break
         # Less what gravity does; what is left is straight.
         fall = 0.5 * time_s[frame] ** 2 * gravity
-        turn, shift, middle = _placed(start[seen], position[frame, seen])
-        straight = middle - fall
+        here = position[frame, seen]
+        (turn,), (shift,) = best_rigid(start[seen][None], here, np.ones((1, len(here))))
+        straight = here.mean(axis=0) - start[seen].mean(axis=0) - fall
         if frame >= 2:
             rate = np.asarray(time) @ np.asarray(moved) / (np.asarray(time) @ np.asarray(time))
             if np.linalg.norm(straight - rate * time_s[frame]) > slack_m * (1 + (frame == 2)):
@@ -63,11 +65,3 @@ def flight_floors(
     # Two steps of something still look like a flight only while gravity does not show.
     fallen = 0.5 * time[-1] ** 2 * float(np.linalg.norm(gravity))
     return floors if fallen > 2.0 * slack_m else []
-
-
-def _placed(start: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rotation (3, 3) and shift (3,) of a rigid fit (Kabsch 1976), and how far its middle moved."""
-    before, after = start.mean(axis=0), now.mean(axis=0)
-    u, _, vt = np.linalg.svd((now - after).T @ (start - before))
-    turn = (u * np.array([1.0, 1.0, np.linalg.det(u @ vt)])) @ vt
-    return turn, after - turn @ before, after - before
